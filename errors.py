@@ -1,0 +1,74 @@
+"""The one family of errors that mumo raises on purpose.
+
+A message says which item, what was expected, what was found, and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+
+class MumoError(Exception):
+    """Base of every error that mumo raises on purpose."""
+
+
+class ConfigError(MumoError):
+    """A setting is unknown, of the wrong type, or outside its limits."""
+
+
+class StoreError(MumoError):
+    """A store cannot be read: wrong format version, missing part, or content that contradicts its record."""
+
+
+class InputError(MumoError):
+    """A source file (slide, volume, annotation, table, weights) cannot be used; the item that needs it fails."""
+
+
+class FitError(MumoError):
+    """Training or prediction cannot start or go on: no labelled patients, widths that do not match, ..."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a cohort, located as precisely as possible."""
+
+    table: str
+    """Which table or file of the cohort, by its name in the cohort file (`patients`, `slides`, ...)."""
+    row: str
+    """Id or line of the row; empty when the problem concerns the whole table."""
+    column: str
+    """Column name as it stands in the user's table; empty when it concerns the whole row."""
+    found: str
+    """What stands there."""
+    expected: str
+    """What is accepted."""
+    remedy: str
+    """What the user can do."""
+    severity: Literal["error", "warning"] = "error"
+    """An error stops everything; a warning is reported and the value is treated as said in `remedy`."""
+
+    def __str__(self) -> str:
+        place = ", ".join(
+            part
+            for part in (
+                self.table,
+                f"row {self.row}" if self.row else "",
+                f"column {self.column!r}" if self.column else "",
+            )
+            if part
+        )
+        return f"{place}: found {self.found}; expected {self.expected}. {self.remedy}"
+
+
+class CohortError(MumoError):
+    """The cohort cannot be used; carries every problem at once, never only the first."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        lines = "\n".join(f"  - {problem}" for problem in self.problems)
+        super().__init__(f"the cohort has {len(self.problems)} problem(s):\n{lines}")
+
+    def __reduce__(self) -> tuple[type[CohortError], tuple[tuple[Problem, ...]]]:
+        return (CohortError, (self.problems,))

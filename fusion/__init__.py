@@ -1,0 +1,1 @@
+"""The trainer: MuMo on packed features. Imports nothing of the pipeline."""

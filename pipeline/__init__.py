@@ -1,0 +1,1 @@
+"""The offline pipeline: from slides, CT, reports and tables to stores."""

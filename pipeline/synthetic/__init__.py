@@ -1,0 +1,1 @@
+"""A small synthetic cohort in real formats, with a planted signal."""

@@ -1,0 +1,1 @@
+"""The stores: where the pipeline and the trainer meet."""

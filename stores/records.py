@@ -1,0 +1,277 @@
+"""The commit protocol: an item exists for readers when, and only when, its completion record does.
+
+An item is computed in a staging folder, flushed, moved into place, and only then gets its record, which names
+everything that the item depends on and the digest of each of its parts. A process killed at any line leaves at
+worst a staging folder, or a moved folder without a record; neither counts as done, and the next run sweeps both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from .. import __version__
+from ..errors import StoreError
+from .specs import FORMAT_VERSION
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_FOREIGN_STAGING_AGE_S = 86_400.0
+
+
+def is_safe_id(text: str) -> bool:
+    """Whether an id may become a file name: letters, digits, `.`, `_`, `-`; at most 100; no leading dot or dash."""
+    return _ID.fullmatch(text) is not None and not text.endswith(".")
+
+
+def fingerprint(depends: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of a JSON-able mapping in canonical form: sorted keys, no blanks."""
+    text = json.dumps(depends, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def changes(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Dotted names of the values that differ between two nested mappings, in order."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        names = []
+        for key in sorted({*old, *new}):
+            names += changes(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
+        return names
+    return [] if old == new else [prefix]
+
+
+def digest_part(path: Path) -> str:
+    """BLAKE2b-128 (hex) of a file, or of a folder's relative names and contents in sorted order."""
+    digest = hashlib.blake2b(digest_size=16)
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    for file in files:
+        name = file.relative_to(path).as_posix() if path.is_dir() else ""
+        digest.update(f"{name}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Record:
+    """Completion record of one item; see `specs.record_fields` for the meaning of the fields."""
+
+    stage: str
+    item: str
+    status: Literal["ok", "empty"]
+    fingerprint: str
+    depends: dict[str, Any]
+    parts: dict[str, str]
+    summary: dict[str, Any]
+    seconds: float
+    mumo_version: str = __version__
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an item failed. Kept until the item succeeds."""
+
+    stage: str
+    item: str
+    fingerprint: str
+    error: str
+    """Class of the error."""
+    message: str
+    attempts: int
+    traceback: str = ""
+    mumo_version: str = __version__
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class Store:
+    """A store on disk. Cheap to create and to send to another process: it holds nothing but its path."""
+
+    path: Path
+    _version_file: str = field(default="store.json", init=False, repr=False)
+
+    @classmethod
+    def create(cls, path: Path) -> Store:
+        """The store at `path`, made when it is not there; a folder with other content is refused."""
+        store = cls(path.resolve())
+        marker = store.path / store._version_file
+        if not marker.exists():
+            if store.path.exists() and any(store.path.iterdir()):
+                raise StoreError(f"{path}: is not empty and not a mumo store; choose another folder")
+            store.path.mkdir(parents=True, exist_ok=True)
+            _write_json(marker, {"format_version": FORMAT_VERSION})
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path) -> Store:
+        """An existing store; another format version is refused."""
+        store = cls(path.resolve())
+        marker = store.path / store._version_file
+        if not marker.exists():
+            raise StoreError(f"{path}: is not a mumo store; make one with `mumo extract`")
+        version = _read_json(marker).get("format_version")
+        if version != FORMAT_VERSION:
+            raise StoreError(f"{path}: format version {version}, this mumo reads {FORMAT_VERSION}")
+        return store
+
+    def records(self, stage: str) -> dict[str, Record]:
+        """Completion records of a stage, by item."""
+        return {file.stem: _record(file) for file in sorted(self._folder(stage, "records").glob("*.json"))}
+
+    def record(self, stage: str, item: str) -> Record | None:
+        """The completion record of an item, or none when it is not done."""
+        file = self._folder(stage, "records") / f"{item}.json"
+        return _record(file) if file.exists() else None
+
+    def part(self, stage: str, item: str, part: str) -> Path:
+        """Path of a part of a finished item.
+
+        Raises:
+            StoreError: the item has no record, or its record knows no such part.
+        """
+        record = self.record(stage, item)
+        if record is None:
+            raise StoreError(f"{stage}/{item}: not in the store; run `mumo extract {stage}` first")
+        if part not in record.parts:
+            raise StoreError(f"{stage}/{item}: has no part {part!r}, only {sorted(record.parts)}")
+        return self._folder(stage, "items") / item / part
+
+    def failures(self, stage: str) -> dict[str, Failure]:
+        """Failures of a stage, by item."""
+        folder = self._folder(stage, "failures")
+        return {file.stem: Failure(**_read_json(file)) for file in sorted(folder.glob("*.json"))}
+
+    def begin(self, stage: str, item: str) -> Path:
+        """A new, empty staging folder for an item, of this process alone."""
+        if not is_safe_id(item):
+            raise StoreError(f"{stage}/{item}: not a safe name (letters, digits, '.', '_', '-')")
+        name = f"{item}~{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
+        staging = self._folder(stage, "staging") / name
+        staging.mkdir(parents=True)
+        return staging
+
+    def commit(
+        self,
+        stage: str,
+        item: str,
+        staging: Path,
+        *,
+        depends: dict[str, Any],
+        status: Literal["ok", "empty"],
+        summary: dict[str, Any],
+        seconds: float,
+    ) -> Record:
+        """Flush and digest what lies in `staging`, move it into place, then write the record, last."""
+        parts = {entry.name: digest_part(entry) for entry in sorted(staging.iterdir())}
+        _flush(staging)
+        record = Record(stage, item, status, fingerprint(depends), depends, parts, summary, round(seconds, 3))
+        record_file = self._folder(stage, "records") / f"{item}.json"
+        target = self._folder(stage, "items") / item
+        record_file.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        record_file.unlink(missing_ok=True)
+        if target.exists():
+            old = staging.with_name(f"{staging.name}~old")
+            target.rename(old)
+            shutil.rmtree(old)
+        staging.rename(target)
+        _fsync(target.parent)
+        _write_json(record_file, asdict(record))
+        (self._folder(stage, "failures") / f"{item}.json").unlink(missing_ok=True)
+        return record
+
+    def fail(self, failure: Failure) -> None:
+        """Record that an item failed; what an earlier run stored for it stays away from readers."""
+        folder = self._folder(failure.stage, "failures")
+        folder.mkdir(parents=True, exist_ok=True)
+        (self._folder(failure.stage, "records") / f"{failure.item}.json").unlink(missing_ok=True)
+        _write_json(folder / f"{failure.item}.json", asdict(failure))
+
+    def sweep(self, stage: str) -> int:
+        """Remove what dead processes left: staging folders, and items without a record. Returns how many."""
+        swept = 0
+        for folder in self._existing(stage, "staging"):
+            if _is_abandoned(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                swept += 1
+        for folder in self._existing(stage, "items"):
+            if not (self._folder(stage, "records") / f"{folder.name}.json").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                swept += 1
+        return swept
+
+    def digest(self, stages: Iterable[str]) -> str:
+        """SHA-256 (hex) of all items and their parts' digests: equal for stores with equal content."""
+        content = {stage: {item: record.parts for item, record in self.records(stage).items()} for stage in stages}
+        return fingerprint(content)
+
+    def _folder(self, stage: str, kind: str) -> Path:
+        return self.path / stage / kind
+
+    def _existing(self, stage: str, kind: str) -> list[Path]:
+        folder = self._folder(stage, kind)
+        return sorted(folder.iterdir()) if folder.exists() else []
+
+
+def _is_abandoned(staging: Path) -> bool:
+    parts = staging.name.split("~")
+    if len(parts) < 4 or not parts[2].isdigit():
+        return True
+    if parts[1] == socket.gethostname():
+        return not psutil.pid_exists(int(parts[2]))
+    return time.time() - staging.stat().st_mtime > _FOREIGN_STAGING_AGE_S
+
+
+def _record(file: Path) -> Record:
+    values = _read_json(file)
+    if values.get("format_version") != FORMAT_VERSION:
+        raise StoreError(
+            f"{file.name}: record of format version {values.get('format_version')}, this mumo reads {FORMAT_VERSION}"
+        )
+    return Record(**values)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StoreError(f"{file}: not readable: {error}") from error
+    if not isinstance(values, dict):
+        raise StoreError(f"{file}: expected a JSON object")
+    return values
+
+
+def _write_json(file: Path, values: Mapping[str, Any]) -> None:
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
+    with temporary.open("w", encoding="utf-8") as stream:
+        json.dump(values, stream, indent=1, ensure_ascii=False, allow_nan=False)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.rename(file)
+    _fsync(file.parent)
+
+
+def _flush(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _fsync(path)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
