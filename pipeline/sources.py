@@ -1,0 +1,101 @@
+"""Digests of source files, so that a touched file is no changed file and a changed one is noticed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import InputError
+from .stage import Source
+
+_BLOCK = 1 << 20
+
+
+def digest_source(source: Source) -> str:
+    """SHA-256 (hex) of a source's content.
+
+    A file is hashed whole (`full`), or its size and its first, middle and last MiB; a folder is hashed over the
+    relative names and digests of its files.
+
+    Raises:
+        InputError: the file or folder is missing or cannot be read.
+    """
+    try:
+        if not source.path.is_dir():
+            return _digest_file(source.path, full=source.full)
+        digest = hashlib.sha256()
+        for file in _files(source.path):
+            name = file.relative_to(source.path).as_posix()
+            digest.update(f"{name}\0{_digest_file(file, full=source.full)}\n".encode())
+        return digest.hexdigest()
+    except OSError as error:
+        raise InputError(
+            f"{source.role} {source.path.name}: cannot be read ({error.strerror or error}); "
+            f"expected at {source.path}; check the path in the cohort's table and the data folder"
+        ) from error
+
+
+@dataclass
+class SourceDigests:
+    """Digests of sources, remembered in a file by path, size and modification time, so that no file is read twice."""
+
+    file: Path
+    _known: dict[str, str] = field(default_factory=dict)
+    _used: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Read what an earlier run remembered; a damaged memory is only a slower start."""
+        try:
+            known = json.loads(self.file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            known = {}
+        self._known = known if isinstance(known, dict) else {}
+
+    def digest(self, source: Source) -> str:
+        """As `digest_source`, from memory where size and modification time are as they were."""
+        try:
+            key = _stat_key(source)
+        except OSError:
+            return digest_source(source)
+        digest = self._used.get(key) or self._known.get(key) or digest_source(source)
+        self._used[key] = digest
+        return digest
+
+    def save(self) -> None:
+        """Remember all digests, written aside and renamed."""
+        if not self._used.keys() - self._known.keys():
+            return
+        temporary = self.file.with_name(f".{self.file.name}.{uuid.uuid4().hex[:8]}")
+        temporary.write_text(json.dumps({**self._known, **self._used}), encoding="utf-8")
+        temporary.rename(self.file)
+
+
+def _stat_key(source: Source) -> str:
+    """Hash of path, size and modification time of every file, so that no path is stored."""
+    files = _files(source.path) if source.path.is_dir() else [source.path]
+    digest = hashlib.sha256(f"{source.path.resolve()}\0{source.full}".encode())
+    for file in files:
+        stat = file.stat()
+        digest.update(f"\0{file.name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _digest_file(path: Path, *, full: bool) -> str:
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as stream:
+        if full or size <= 3 * _BLOCK:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+        else:
+            for offset in (0, (size - _BLOCK) // 2, size - _BLOCK):
+                stream.seek(offset)
+                digest.update(stream.read(_BLOCK))
+    return digest.hexdigest()

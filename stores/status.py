@@ -1,0 +1,27 @@
+"""What a store holds, for people and machines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .records import Store
+from .specs import STAGES
+
+
+def store_status(store: Store, *, with_digest: bool = False) -> dict[str, Any]:
+    """Counts, bytes and failures of every stage, and the store's digest when asked for; JSON-able."""
+    stages: dict[str, Any] = {}
+    for name in STAGES:
+        records, failures = store.records(name), store.failures(name)
+        states = [record.status for record in records.values()]
+        stages[name] = {
+            "ok": states.count("ok"),
+            "empty": states.count("empty"),
+            "failed": len(failures),
+            "bytes": sum(f.stat().st_size for f in (store.path / name).rglob("*") if f.is_file()),
+            "failures": {item: f"{failure.error}: {failure.message}" for item, failure in failures.items()},
+        }
+    result: dict[str, Any] = {"stages": stages}
+    if with_digest:
+        result["digest"] = store.digest(STAGES)
+    return result
