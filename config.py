@@ -54,6 +54,10 @@ class TissueSettings(Section):
     """Lowest saturation (HSV) that can count as tissue, whatever Otsu's threshold says."""
     min_area_um2: PositiveFloat = 40_000.0
     """Connected pieces of tissue smaller than this are dropped, and holes smaller than this are filled."""
+    min_brightness: Fraction = 0.15
+    """Pixels with less brightness (HSV value) are no tissue: scanner black, ink, where saturation means nothing."""
+    max_thumbnail_px: PositiveInt = 12_000_000
+    """A thumbnail that would have more pixels is made at a coarser resolution instead; a limit of memory."""
 
 
 class ColourSettings(Section):
@@ -69,6 +73,8 @@ class ColourSettings(Section):
     """Standard deviation of L, a, b that normalised tissue gets."""
     target_image: Path | None = None
     """An image whose tissue gives the target's mean and standard deviation in place of the two settings above."""
+    sample_words: PositiveInt = 128
+    """Words, spread evenly over the slide's bags, that the statistics of scope `slide` are taken from."""
     min_tissue_share: Fraction = 0.01
     """Bags with a smaller share of tissue pixels keep their colours; there is nothing to measure."""
 
@@ -94,6 +100,15 @@ class TilesSettings(Section):
     """A slide whose finest level is coarser than `working_mpp` by more than this factor is refused."""
     max_bags: PositiveInt = 20_000
     """A slide with more bags than this fails; a limit against wrong resolutions and hostile files."""
+    max_pixels: PositiveInt = 100_000_000_000
+    """A slide that declares more pixels at level 0 is refused before any is read."""
+    max_annotation_bytes: PositiveInt = 256_000_000
+    """An annotation file that is larger is refused before it is read."""
+    max_annotation_vertices: PositiveInt = 2_000_000
+    """An annotation file with more vertices is refused."""
+    region_step_px: PositiveInt = 8
+    """Regions are looked up at one point in every square of this side, px at the working resolution; lowered to
+    the next divisor of `word_px`."""
     zstd_level: Annotated[int, Field(ge=1, le=19)] = 3
     """Compression level of the stored pixels."""
     tissue: TissueSettings = TissueSettings()
@@ -119,6 +134,8 @@ class WindowsSettings(Section):
     """Windows narrower than this are widened around their middle."""
     split_file: Path | None = None
     """A split (`split.csv` of a run): windows are fitted on its training patients only."""
+    table: Path | None = None
+    """A `windows.parquet` of another store, taken as it is for new patients; nothing is fitted then."""
 
 
 class RoisSettings(Section):
@@ -144,6 +161,8 @@ class RoisSettings(Section):
     """Range of intensities that the classical fallback mask keeps inside a box without a mask."""
     geometry_tolerance_mm: PositiveFloat = 0.01
     """Largest difference of origin, spacing or corner between a volume and its mask."""
+    slice_tolerance: Fraction = 0.1
+    """Largest distance of a slice of a DICOM series from its place on an even, straight grid, in voxels."""
     max_voxels: PositiveInt = 1_000_000_000
     """A volume with more voxels is refused before it is read."""
 
@@ -275,15 +294,22 @@ class FitSettings(Section):
     """Bags drawn a patient and step, with replacement; evaluation uses all."""
     lesions_per_patient: PositiveInt = 4
     """Lesions drawn a patient and step, with replacement; evaluation uses all."""
+    omics_limit: PositiveFloat = 10.0
+    """Standardised omics features are cut to ± this many interquartile ranges; outliers of some are far out."""
     learning_rate: PositiveFloat = 5e-4
+    """Step size of Adam."""
     weight_decay: Annotated[float, Field(ge=0)] = 4e-6
+    """Weight decay of Adam (added to the gradient)."""
     max_gradient_norm: PositiveFloat = 20.0
+    """Gradients with a larger norm are scaled down to it."""
     focal_gamma: Annotated[float, Field(ge=0)] = 2.0
     """Focusing exponent of the focal losses."""
     survival_endpoint: Literal["os", "pfs", "none"] = "os"
     """Outcome of the Cox term; `none` leaves it out."""
     survival_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the Cox term."""
     alignment_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the alignment term."""
     alignment_temperature: PositiveFloat = 0.5
     """Temperature of the contrastive loss."""
     auxiliary_weight: Annotated[float, Field(ge=0)] = 0.1

@@ -83,9 +83,8 @@ def auc_bootstrap(labels: ArrayLike, scores: ArrayLike, *, replicates: int, seed
     if reason := why_undefined(known):
         return Estimate(method=method, reason=reason)
     pairs = int(np.sum(known == 1)) * int(np.sum(known == 0))
-    value = (
-        round(2 * auc(known, kept) * pairs) / 2 / pairs
-    )  # whole half-pairs, so that equal replicates compare as equal
+    # a whole number of half pairs, so that a replicate equal to it compares as equal
+    value = round(2 * auc(known, kept) * pairs) / 2 / pairs
     if reason := _too_few(known):
         return Estimate(value, method=method, reason=reason)
     distinct, place = np.unique(kept, return_inverse=True)
@@ -427,7 +426,8 @@ def _followed(days: ArrayLike, events: ArrayLike, risk: ArrayLike) -> tuple[Numb
 def _comparable(time: Numbers, event: NDArray[np.bool_]) -> NDArray[np.bool_]:
     # [i, j]: i is known to have had the event before j; who is censored on the day of an event lived longer
     later = (time[:, None] < time[None, :]) | ((time[:, None] == time[None, :]) & ~event[None, :])
-    return event[:, None] & later
+    pairs: NDArray[np.bool_] = event[:, None] & later
+    return pairs
 
 
 def _resamples(size: int, replicates: int, seed: int) -> Numbers:
@@ -444,7 +444,7 @@ def _percentiles(drawn: Numbers) -> tuple[float, float]:
 
 def _bca(value: float, drawn: Numbers, influence: list[Numbers]) -> tuple[float, float]:
     """BCa interval from the replicates and, for each sample, the influence of its patients; NaN without spread."""
-    below = (np.mean(drawn < value) + np.mean(drawn <= value)) / 2
+    below = float(np.mean(drawn < value) + np.mean(drawn <= value)) / 2
     spread = sum(float(np.sum(part**2)) / len(part) ** 2 for part in influence)
     if not 0 < below < 1 or spread == 0:
         return math.nan, math.nan

@@ -61,7 +61,8 @@ def kaplan_meier(days: Numbers, events: NDArray[np.bool_]) -> Curve:
 
 def at_risk(days: Numbers, at_days: Numbers) -> NDArray[np.int64]:
     """[time] patients whose follow-up reaches each time: who has the event or is censored that day still counts."""
-    return np.sum(days[None, :] >= at_days[:, None], axis=1)
+    counts: NDArray[np.int64] = np.count_nonzero(days[None, :] >= at_days[:, None], axis=1)
+    return counts
 
 
 def log_rank(days: Numbers, events: NDArray[np.bool_], high_risk: NDArray[np.bool_]) -> Estimate:
@@ -70,9 +71,9 @@ def log_rank(days: Numbers, events: NDArray[np.bool_], high_risk: NDArray[np.boo
 
     if reason := _why_undefined(events, high_risk):
         return Estimate(method="log-rank test", reason=reason)
+    if not _variance_exists(days, events, high_risk):  # lifelines gives p = 1 here
+        return Estimate(method="log-rank test", reason="no event happens while both groups are under observation")
     result = logrank_test(days[high_risk], days[~high_risk], events[high_risk], events[~high_risk])
-    if not math.isfinite(result.p_value):
-        return Estimate(method="log-rank test", reason="the groups are never at risk together when an event happens")
     return Estimate(float(result.p_value), method="log-rank test")
 
 
@@ -98,10 +99,10 @@ def hazard_ratio(days: Numbers, events: NDArray[np.bool_], high_risk: NDArray[np
     except (ConvergenceError, ConvergenceWarning):
         return separated
     row = fitter.summary.loc["high_risk"]
-    ends = [float(row[f"exp(coef) {side} {100 * CONFIDENCE:g}%"]) for side in ("lower", "upper")]
-    if not all(map(math.isfinite, ends)):
+    low, high = (float(row[f"exp(coef) {side} {100 * CONFIDENCE:g}%"]) for side in ("lower", "upper"))
+    if not (math.isfinite(low) and math.isfinite(high)):
         return separated
-    return Estimate(float(row["exp(coef)"]), *ends, method)
+    return Estimate(float(row["exp(coef)"]), low, high, method)
 
 
 def compare_groups(days: Numbers, events: Numbers, high_risk: NDArray[np.bool_] | None) -> dict[str, Any]:
@@ -134,6 +135,14 @@ def compare_groups(days: Numbers, events: Numbers, high_risk: NDArray[np.bool_] 
         "log_rank_p": log_rank(time, event, high).as_json(),
         "hazard_ratio": hazard_ratio(time, event, high).as_json(),
     }
+
+
+def _variance_exists(days: Numbers, events: NDArray[np.bool_], high_risk: NDArray[np.bool_]) -> bool:
+    # an event day tells the groups apart when both are at risk and not everyone has the event at once
+    at = np.unique(days[events])
+    high, low = at_risk(days[high_risk], at), at_risk(days[~high_risk], at)
+    fallen = np.count_nonzero(days[events][None, :] == at[:, None], axis=1)
+    return bool(np.any((high > 0) & (low > 0) & (fallen < high + low)))
 
 
 def _why_undefined(events: NDArray[np.bool_], high_risk: NDArray[np.bool_]) -> str:

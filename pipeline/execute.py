@@ -6,7 +6,6 @@ never travel. An item that fails, crashes its process or takes too long costs it
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import threading
@@ -21,17 +20,16 @@ from ..config import Settings
 from ..errors import InputError, MumoError
 from ..stores.records import Failure, Store, fingerprint
 from .planning import Planned
-from .stages import get_stage
-
-log = logging.getLogger(__name__)
+from .stage import Stage
 
 _TRANSIENT_WAIT_S = 0.5
 
 
 @dataclass(frozen=True)
 class Task:
-    """What travels to a worker: the planned item, the settings, the store's path."""
+    """What travels to a worker: the stage (no more than its name), the planned item, the settings, the store's path."""
 
+    stage: Stage
     planned: Planned
     settings: Settings
     store: Store
@@ -65,13 +63,12 @@ def compute_item(task: Task) -> Status:
     """Compute one item and commit it, or record why it failed."""
     item, store = task.planned.item, task.store
     started = time.perf_counter()
-    stage = get_stage(item.stage)
     for attempt in range(1, task.settings.run.max_attempts + 1):
         staging = store.begin(item.stage, item.item)
         try:
             if task.planned.unusable:
                 raise InputError(task.planned.unusable)
-            outcome = stage.run(item, task.settings, store, staging)
+            outcome = task.stage.run(item, task.settings, store, staging)
             record = store.commit(
                 item.stage,
                 item.item,

@@ -67,19 +67,30 @@ def extract(
     cohort: Cohort, store: Store, settings: Settings, choice: Choice, executor: Executor, progress: Progress
 ) -> list[StageReport]:
     """Run the chosen stages; an item that fails is recorded and everything else goes on."""
+    return [run_stage(get_stage(name), cohort, store, settings, choice, executor, progress) for name in choice.stages]
+
+
+def run_stage(
+    stage: Stage,
+    cohort: Cohort,
+    store: Store,
+    settings: Settings,
+    choice: Choice,
+    executor: Executor,
+    progress: Progress,
+) -> StageReport:
+    """Run one stage: what `plan` gives, then what `finalise` gives when that has ended."""
     digests = SourceDigests(store.path / "source-digests.json")
-    reports = []
-    for name in choice.stages:
-        stage, report = get_stage(name), StageReport(name)
-        store.sweep(name)
-        for plan in (stage.plan, stage.finalise):
-            items = _chosen(plan(cohort, settings, store), choice.only)
-            planned = plan_items(stage, items, store, digests, force=choice.force)
-            digests.save()
-            _run_planned(planned, store, settings, choice, executor, progress, report)
-        progress.stage_ended(name)
-        reports.append(report)
-    return reports
+    report = StageReport(stage.name)
+    store.sweep(stage.name)
+    for make_items in (stage.plan, stage.finalise):
+        items = _chosen(make_items(cohort, settings, store), choice.only)
+        planned = plan_items(stage, items, store, digests, force=choice.force)
+        digests.save()
+        tasks = [Task(stage, plan, settings, store) for plan in _sort_out(planned, choice, report)]
+        _run_tasks(tasks, executor, progress, report)
+    progress.stage_ended(stage.name)
+    return report
 
 
 def plan_extract(cohort: Cohort, store: Store | None, settings: Settings, choice: Choice) -> list[Planned]:
@@ -114,15 +125,8 @@ def _dry(
     return plan_items(stage, chosen, store, digests, force=choice.force, pending=frozenset(pending))
 
 
-def _run_planned(
-    planned: Sequence[Planned],
-    store: Store,
-    settings: Settings,
-    choice: Choice,
-    executor: Executor,
-    progress: Progress,
-    report: StageReport,
-) -> None:
+def _sort_out(planned: Sequence[Planned], choice: Choice, report: StageReport) -> list[Planned]:
+    """Count what is done, waiting or failed before; return what there is to compute."""
     to_do = []
     for plan in planned:
         report.planned += 1
@@ -133,9 +137,13 @@ def _run_planned(
         elif plan.state == "failed" and not choice.retry_failed:
             report.failed[plan.item.item] = "; ".join(plan.reasons)
         else:
-            to_do.append(Task(plan, settings, store))
-    progress.stage_started(report.stage, len(to_do), report.up_to_date)
-    for status in executor.run(to_do):
+            to_do.append(plan)
+    return to_do
+
+
+def _run_tasks(tasks: Sequence[Task], executor: Executor, progress: Progress, report: StageReport) -> None:
+    progress.stage_started(report.stage, len(tasks), report.up_to_date)
+    for status in executor.run(tasks):
         if status.result == "failed":
             report.failed[status.item] = status.message
         elif status.result == "empty":

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
+
+# Worker processes import stand-in stages and builders from here by name.
+sys.path.insert(0, str(Path(__file__).parent / "support"))
+
+# Two cores are shared by the test processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,445 @@
+"""MuMo in one file: gate, branches, fusion within and between modalities, patient information, heads.
+
+d is the width of every token, MHA(q; kv) multi-head attention. Blocks are pre-norm residual, x + f(LayerNorm(x)), so
+that the gate's scaling survives in x. Choices where the paper is silent:
+
+- MHA over an empty set of tokens is zero, so a part that is missing adds nothing.
+- A modality is present when its images, its omics or any item of its report are. Without images a learnt vector stands
+  for q, so that a report alone still counts.
+- With no modality present, a learnt vector stands for the agnostic part.
+- Auxiliary heads read the tokens that the pooling sees. Dropout falls on the output of attention and feed-forward
+  blocks, and on the weights of the pooling.
+- Inter-modal product, sum and concatenation put a learnt vector in the place of a missing modality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..config import REGION_CLASSES, ModelSettings
+from .dataset import INFORMATION, TIME_CLASSES, Batch, ImagingBatch, Layout, ModalityLayout, auxiliary_classes
+from .dataset import report_group as _report_group
+
+RESPONSE_CLASSES = 2
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the model says of a batch. B patients, M modalities, S units (bags, lesions) at most a patient."""
+
+    logits: Tensor
+    """[B, 2]: non-responder, responder."""
+    risk: Tensor
+    """[B] log relative hazard."""
+    agnostic: Tensor | None
+    """[B, M, d] agnostic part of each modality, of no meaning where it is not present; none without such parts."""
+    present: Tensor
+    """[B, M] bool: which modalities are present."""
+    auxiliary: dict[str, Tensor]
+    """Head (`word`, `bag`, `lesion`) → logits [unit, (word,) class], in the order of the batch's units."""
+    weights: dict[str, Tensor]
+    """How much was looked at what, without dropout, each row with a sum of 1 or, where there is nothing, 0:
+    `<modality>/words` [unit, word], `<modality>/units` [B, S], `<modality>/omics` [B, S],
+    `<modality>/report` [B, item], `patient_information` [B, item]; attention's are means over heads."""
+
+
+# --- building blocks --------------------------------------------------------------------------------------
+
+
+class _HalfLinear(torch.autograd.Function):
+    """x · Wᵀ of float16 features [unit, word, width] in float32, without a float32 copy of all features.
+
+    The copy is what costs most after the product itself; eight bags at a time stay in the cache. Features are data:
+    they get no gradient.
+    """
+
+    CHUNK = 8
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(features)
+        out = weight.new_empty(*features.shape[:-1], weight.shape[0])
+        for part, result in zip(features.split(_HalfLinear.CHUNK), out.split(_HalfLinear.CHUNK), strict=True):
+            torch.matmul(part.to(weight.dtype), weight.t(), out=result)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+        (features,) = ctx.saved_tensors
+        total = gradient.new_zeros(gradient.shape[-1], features.shape[-1])
+        for part, outer in zip(features.split(_HalfLinear.CHUNK), gradient.split(_HalfLinear.CHUNK), strict=True):
+            total.addmm_(outer.flatten(0, -2).t(), part.to(gradient.dtype).flatten(0, -2))
+        return None, total
+
+
+class Gate(nn.Module):
+    """g = sigmoid(w·[x, t] + b); x ← g·x; then a linear map to d.
+
+    W(g·x) = g·(W·x), so one product with [W; w] gives both.
+    """
+
+    def __init__(self, feature_width: int, width: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(feature_width + TIME_CLASSES, 1)
+        self.project = nn.Linear(feature_width, width)
+
+    def forward(self, features: Tensor, time: Tensor) -> Tensor:
+        """[unit, word, d] of `features` [unit, word, width] float16 and `time` [unit, 3]."""
+        w_features, w_time = self.gate.weight.split([features.shape[-1], TIME_CLASSES], dim=1)
+        mapped = _HalfLinear.apply(features, torch.cat([self.project.weight, w_features]))  # (unit, word, d + 1)
+        gate = torch.sigmoid(mapped[..., -1:] + functional.linear(time, w_time, self.gate.bias)[:, None])
+        projected: Tensor = gate * mapped[..., :-1] + self.project.bias  # (unit, word, d)
+        return projected
+
+
+class Attention(nn.Module):
+    """Multi-head attention of queries over a set of tokens; over an empty set it is zero, not NaN."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, queries: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, Q, d] of `queries` [B, Q, d], `tokens` [B, T, d] and `mask` [B, T] bool (none: all are there)."""
+        query, key, value = self._split(queries, tokens)  # (B, heads, Q or T, d / heads)
+        if mask is None:
+            mixed = functional.scaled_dot_product_attention(query, key, value)
+            return self._join(mixed)
+        some = mask.any(dim=1)  # (B,)
+        # an empty set is attended as if full, for the softmax to be defined, and then struck out
+        attended = (mask | ~some[:, None])[:, None, None]  # (B, 1, 1, T)
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=attended)
+        return self._join(mixed).masked_fill(~some[:, None, None], 0.0)
+
+    def looking(self, query: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for one query [B, d]: [B, d], and the weights [B, T], means over heads."""
+        head_query, key, value = self._split(query[:, None], tokens)
+        scores = head_query @ key.transpose(2, 3) / head_query.shape[-1] ** 0.5  # (B, heads, 1, T)
+        weights = masked_softmax(scores, mask[:, None, None])  # (B, heads, 1, T)
+        joined = self._join(weights @ value)[:, 0]  # (B, heads, 1, d / heads) → (B, d)
+        return joined.masked_fill(~mask.any(dim=1)[:, None], 0.0), weights[:, :, 0].mean(dim=1)
+
+    def _split(self, queries: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query = self.query(queries).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, Q, d / heads)
+        key_value = self.key_value(tokens).unflatten(-1, (2, self.heads, -1))  # (B, T, 2, heads, d / heads)
+        key, value = key_value.permute(2, 0, 3, 1, 4)  # each (B, heads, T, d / heads)
+        return query, key, value
+
+    def _join(self, mixed: Tensor) -> Tensor:
+        joined: Tensor = self.out(mixed.transpose(1, 2).flatten(2))  # (B, heads, Q, d / heads) → (B, Q, d)
+        return joined
+
+
+def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over the last axis of `scores` where `mask` holds; zeros elsewhere, and where nothing is left."""
+    lowest = torch.finfo(scores.dtype).min
+    return functional.softmax(scores.masked_fill(~mask, lowest), dim=-1) * mask
+
+
+class SelfAttention(nn.Module):
+    """Tokens attend to each other: x + dropout(MHA(LayerNorm(x)))."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(settings.width)
+        self.attention = Attention(settings.width, settings.heads)
+        self.dropout = nn.Dropout(settings.dropout)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, T, d] of the same."""
+        normed = self.norm(tokens)
+        attended: Tensor = tokens + self.dropout(self.attention(normed, normed, mask))
+        return attended
+
+
+class Pooling(nn.Module):
+    """Softmax-weighted sum of tokens with a learnt scoring vector."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        self.score = nn.Linear(settings.width, 1, bias=False)  # a bias would not change the softmax
+        self.dropout = nn.Dropout(settings.pooling_dropout)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """[B, d] of `tokens` [B, T, d], and the weights [B, T] before dropout; zeros where no token is there."""
+        scores = self.score(tokens)[..., 0]  # (B, T, 1) → (B, T)
+        weights = functional.softmax(scores, dim=1) if mask is None else masked_softmax(scores, mask)
+        pooled = (self.dropout(weights)[:, None] @ tokens)[:, 0]  # (B, 1, T) @ (B, T, d) → (B, d)
+        return pooled, weights
+
+
+class FeedForward(nn.Module):
+    """x + dropout(W₂ · GELU(W₁ · LayerNorm(x)))."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            nn.LayerNorm(settings.width),
+            nn.Linear(settings.width, settings.feed_forward),
+            nn.GELU(),
+            nn.Linear(settings.feed_forward, settings.width),
+            nn.Dropout(settings.dropout),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, d] of the same."""
+        transformed: Tensor = x + self.block(x)
+        return transformed
+
+
+class ItemTokens(nn.Module):
+    """One token an item: each item's code through a linear map of its own."""
+
+    def __init__(self, widths: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.widths = tuple(widths)
+        self.maps = nn.ModuleList(nn.Linear(classes, width) for classes in widths)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """[B, item, d] of `codes` [B, classes of all items]."""
+        parts = codes.split(self.widths, dim=1)
+        return torch.stack([item(part) for item, part in zip(self.maps, parts, strict=True)], dim=1)
+
+
+# --- branches: images of a modality to one vector ----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A branch's view of a batch."""
+
+    vector: Tensor
+    """q [B, d]; zeros where a patient has no images."""
+    auxiliary: dict[str, Tensor]
+    weights: dict[str, Tensor]
+
+
+class UnitsToVector(nn.Module):
+    """Units attend to each other; softmax-weighted sum; feed-forward. The auxiliary head reads the units."""
+
+    def __init__(self, settings: ModelSettings, classes: int) -> None:
+        super().__init__()
+        self.attend = SelfAttention(settings)
+        self.pool = Pooling(settings)
+        self.feed_forward = FeedForward(settings)
+        self.classify = nn.Linear(settings.width, classes)
+
+    def forward(self, tokens: Tensor, batch: ImagingBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """q [B, d], auxiliary logits [unit, class] and weights [B, S], of `tokens` [unit, d]."""
+        patients, most = batch.mask.shape
+        padded = tokens.new_zeros(patients * most, tokens.shape[1]).index_copy(0, batch.slots, tokens)
+        units = self.attend(padded.view(patients, most, -1), batch.mask)  # (B · S, d) → (B, S, d)
+        pooled, weights = self.pool(units, batch.mask)
+        vector = self.feed_forward(pooled).masked_fill(~batch.mask.any(dim=1)[:, None], 0.0)
+        return vector, self.classify(units.flatten(0, 1)[batch.slots]), weights  # (B, S, d) → (unit, d)
+
+
+class PathologyBranch(nn.Module):
+    """Words attend within their bag and are pooled to it; bags attend within their patient and are pooled."""
+
+    def __init__(self, layout: ModalityLayout, settings: ModelSettings) -> None:
+        super().__init__()
+        self.gate = Gate(layout.feature_width, settings.width)
+        self.attend = SelfAttention(settings)
+        self.pool = Pooling(settings)
+        self.feed_forward = FeedForward(settings)
+        self.classify = nn.Linear(settings.width, REGION_CLASSES)
+        self.units = UnitsToVector(settings, auxiliary_classes(layout.name))
+
+    def forward(self, batch: ImagingBatch) -> Encoded:
+        """q and its weights; heads `word` and `bag`."""
+        words = self.attend(self.gate(batch.features, _unit_times(batch)))  # (bag, word, d)
+        pooled, word_weights = self.pool(words)
+        vector, bag_logits, weights = self.units(self.feed_forward(pooled), batch)
+        return Encoded(
+            vector, {"word": self.classify(words), "bag": bag_logits}, {"words": word_weights, "units": weights}
+        )
+
+
+class RadiologyBranch(nn.Module):
+    """Lesions attend within their patient and are pooled."""
+
+    def __init__(self, layout: ModalityLayout, settings: ModelSettings) -> None:
+        super().__init__()
+        self.gate = Gate(layout.feature_width, settings.width)
+        self.units = UnitsToVector(settings, auxiliary_classes(layout.name))
+
+    def forward(self, batch: ImagingBatch) -> Encoded:
+        """q and its weights; head `lesion`."""
+        lesions = self.gate(batch.features, _unit_times(batch))[:, 0]  # (lesion, 1, d) → (lesion, d)
+        vector, logits, weights = self.units(lesions, batch)
+        return Encoded(vector, {"lesion": logits}, {"units": weights})
+
+
+def _unit_times(batch: ImagingBatch) -> Tensor:
+    """[unit, 3] acquisition time of each unit's patient."""
+    return batch.time[torch.div(batch.slots, batch.mask.shape[1], rounding_mode="floor")]
+
+
+BRANCHES: Mapping[str, type[nn.Module]] = {"pathology": PathologyBranch, "radiology": RadiologyBranch}
+"""Branch of each modality: built from its layout and the settings, called with an ImagingBatch, returns Encoded."""
+
+
+# --- fusion -----------------------------------------------------------------------------------------------
+
+
+class Modality(nn.Module):
+    """One modality: its branch, then F = q + MHA(q; omics tokens) + MHA(q; report tokens), or one after the other."""
+
+    def __init__(self, layout: ModalityLayout, settings: ModelSettings) -> None:
+        super().__init__()
+        self.layout = layout
+        self.order = settings.intra_fusion
+        width = settings.width
+        self.no_images = nn.Parameter(torch.randn(width) * 0.02)
+        if layout.feature_width:
+            self.branch = BRANCHES[layout.name](layout, settings)
+        if layout.feature_width and layout.omics_width:
+            self.omics_tokens = nn.Linear(layout.omics_width, width)
+            self.omics_attention = Attention(width, settings.heads)
+        if layout.report_widths:
+            self.report_tokens = ItemTokens(layout.report_widths, width)
+            self.report_attention = Attention(width, settings.heads)
+        self.dropout = nn.Dropout(settings.dropout)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """F [B, d], whether the modality is present [B], auxiliary logits and weights."""
+        name, patients = self.layout.name, len(batch.labels)
+        fused = self.no_images.expand(patients, -1)  # (d,) → (B, d)
+        present = torch.zeros(patients, dtype=torch.bool, device=fused.device)
+        auxiliary: dict[str, Tensor] = {}
+        weights: dict[str, Tensor] = {}
+        if self.layout.feature_width:
+            encoded: Encoded = self.branch(batch.imaging[name])
+            present = batch.imaging[name].mask.any(dim=1)
+            fused = torch.where(present[:, None], encoded.vector, fused)
+            auxiliary, weights = encoded.auxiliary, dict(encoded.weights)
+        sides = self._sides(batch)
+        query = fused
+        for side in ("report", "omics") if self.order == "report-omics" else ("omics", "report"):
+            if side not in sides:
+                continue
+            attention, tokens, mask = sides[side]
+            seen, weights[side] = attention.looking(query if self.order == "parallel" else fused, tokens, mask)
+            fused = fused + self.dropout(seen)
+            present = present | mask.any(dim=1)
+        return fused, present, auxiliary, {f"{name}/{part}": values for part, values in weights.items()}
+
+    def _sides(self, batch: Batch) -> dict[str, tuple[Attention, Tensor, Tensor]]:
+        """What joins the imaging vector: attention, tokens [B, T, d] and mask [B, T] of omics and report."""
+        sides: dict[str, tuple[Attention, Tensor, Tensor]] = {}
+        if self.layout.feature_width and self.layout.omics_width:
+            imaging = batch.imaging[self.layout.name]
+            sides["omics"] = (self.omics_attention, self.omics_tokens(imaging.omics), imaging.omics_mask)
+        if self.layout.report_widths:
+            group = _report_group(self.layout.name)
+            sides["report"] = (self.report_attention, self.report_tokens(batch.codes[group]), batch.known[group])
+        return sides
+
+
+class SpecificAgnostic(nn.Module):
+    """The paper's fusion: each modality split into a specific and an agnostic part.
+
+    The agnostic part of a patient is the mean over the modalities present, so that of a patient with CT alone is
+    the CT's own. A missing modality's specific part is a learnt vector.
+    """
+
+    def __init__(self, modalities: int, width: int) -> None:
+        super().__init__()
+        self.enter = nn.ModuleList(nn.Linear(width, width) for _ in range(modalities))
+        self.specific = nn.ModuleList(nn.Linear(width, width) for _ in range(modalities))
+        self.agnostic = nn.ModuleList(nn.Linear(width, width) for _ in range(modalities))
+        self.no_specific = nn.Parameter(torch.randn(modalities, width) * 0.02)
+        self.no_agnostic = nn.Parameter(torch.randn(width) * 0.02)
+        self.leave = nn.Linear((modalities + 1) * width, width)
+
+    def forward(self, fused: Sequence[Tensor], present: Tensor) -> tuple[Tensor, Tensor | None]:
+        """F_inter [B, d] and the agnostic parts [B, M, d], of each modality's F [B, d] and `present` [B, M]."""
+        entered = [layer(vector) for layer, vector in zip(self.enter, fused, strict=True)]
+        specific = torch.stack([layer(v) for layer, v in zip(self.specific, entered, strict=True)], dim=1)  # (B, M, d)
+        agnostic = torch.stack([layer(v) for layer, v in zip(self.agnostic, entered, strict=True)], dim=1)  # (B, M, d)
+        there = present[..., None]  # (B, M, 1)
+        specific = torch.where(there, specific, self.no_specific)
+        mean = (agnostic * there).sum(dim=1) / there.sum(dim=1).clamp(min=1)  # (B, d)
+        mean = torch.where(present.any(dim=1, keepdim=True), mean, self.no_agnostic)
+        return self.leave(torch.cat([specific.flatten(1), mean], dim=1)), agnostic  # (B, M · d + d) → (B, d)
+
+
+class PlainFusion(nn.Module):
+    """The ablations: product, sum or concatenation of the modalities, a learnt vector for a missing one."""
+
+    def __init__(self, kind: str, modalities: int, width: int) -> None:
+        super().__init__()
+        self.kind = kind
+        self.enter = nn.ModuleList(nn.Linear(width, width) for _ in range(modalities))
+        neutral = 1.0 if kind == "product" else 0.0
+        self.missing = nn.Parameter(neutral + torch.randn(modalities, width) * 0.02)
+        self.leave = nn.Linear(modalities * width, width) if kind == "concatenation" else nn.Identity()
+
+    def forward(self, fused: Sequence[Tensor], present: Tensor) -> tuple[Tensor, Tensor | None]:
+        """F_inter [B, d] and no agnostic parts, of each modality's F [B, d] and `present` [B, M]."""
+        entered = torch.stack([layer(v) for layer, v in zip(self.enter, fused, strict=True)], dim=1)  # (B, M, d)
+        entered = torch.where(present[..., None], entered, self.missing)
+        if self.kind == "product":
+            mixed = entered.prod(dim=1)
+        elif self.kind == "sum":
+            mixed = entered.sum(dim=1)
+        else:
+            mixed = entered.flatten(1)  # (B, M, d) → (B, M · d)
+        return self.leave(mixed), None
+
+
+class MuMo(nn.Module):
+    """Predicts response and risk from whatever parts of a patient are there."""
+
+    def __init__(self, layout: Layout, settings: ModelSettings) -> None:
+        super().__init__()
+        self.layout = layout
+        width, count = settings.width, len(layout.modalities)
+        self.modalities = nn.ModuleList(Modality(modality, settings) for modality in layout.modalities)
+        if count == 0:
+            self.no_modality = nn.Parameter(torch.randn(width) * 0.02)
+        elif settings.inter_fusion == "full":
+            self.inter: nn.Module = SpecificAgnostic(count, width)
+        else:
+            self.inter = PlainFusion(settings.inter_fusion, count, width)
+        if layout.information_widths:
+            self.information_tokens = ItemTokens(layout.information_widths, width)
+            self.information_attention = Attention(width, settings.heads)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.classifier = nn.Linear(width, RESPONSE_CLASSES)
+        self.risk = nn.Linear(width, 1, bias=False)  # a constant cancels in the partial likelihood
+
+    def forward(self, batch: Batch) -> Output:
+        """Response, risk, auxiliary logits and weights; nothing is written or kept."""
+        vectors: list[Tensor] = []
+        there: list[Tensor] = []
+        auxiliary: dict[str, Tensor] = {}
+        weights: dict[str, Tensor] = {}
+        for modality in self.modalities:
+            vector, present, logits, looked = modality(batch)
+            vectors.append(vector)
+            there.append(present)
+            auxiliary.update(logits)
+            weights.update(looked)
+        if vectors:
+            present = torch.stack(there, dim=1)  # (B, M)
+            fused, agnostic = self.inter(vectors, present)
+        else:
+            present = torch.zeros(len(batch.labels), 0, dtype=torch.bool, device=batch.labels.device)
+            fused, agnostic = self.no_modality.expand(len(batch.labels), -1), None
+        if self.layout.information_widths:
+            tokens = self.information_tokens(batch.codes[INFORMATION])  # (B, item, d)
+            seen, weights[INFORMATION] = self.information_attention.looking(fused, tokens, batch.known[INFORMATION])
+            fused = fused + self.dropout(seen)
+        risk = self.risk(fused)[:, 0]  # (B, 1) → (B,)
+        return Output(self.classifier(fused), risk, agnostic, present, auxiliary, weights)

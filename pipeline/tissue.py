@@ -1,0 +1,187 @@
+"""Tissue: which pixels of a slide are tissue, found on a thumbnail by saturation.
+
+Haematoxylin and eosin are colours, glass has none: Otsu's threshold on HSV saturation parts the two, and the same
+threshold then tells tissue pixels from glass within a bag.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+
+from ..config import TissueSettings
+from .jit import compiled
+from .slides import RgbImage, SlideReader
+
+_GLASS_FACTOR = 2.0
+_WHITE_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class TissueRule:
+    """When a pixel is tissue: coloured enough, and not black."""
+
+    min_saturation: float
+    """Lowest HSV saturation, 0–1."""
+    min_brightness: float
+    """Lowest HSV value, 0–1."""
+
+    def tables(self) -> tuple[npt.NDArray[np.uint8], int]:
+        """The rule for whole numbers: for each maximum of R, G, B the least difference to the minimum that makes
+        tissue, of shape (256,), and the least maximum (0–255)."""
+        largest = np.arange(256)
+        difference = np.ceil(np.maximum(self.min_saturation * largest - 1e-9, 0.0)).astype(np.uint8)
+        return difference, math.ceil(self.min_brightness * 255 - 1e-9)
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small picture of a whole slide."""
+
+    pixels: RgbImage
+    """(y, x, 3)."""
+    mpp: float
+    """µm/px."""
+    step_level0: float
+    """Side of one of its pixels, px of level 0."""
+
+
+@dataclass(frozen=True)
+class TissueMask:
+    """Tissue of a whole slide. As regions, everything in it has class 1."""
+
+    mask: npt.NDArray[np.bool_]
+    """(y, x), pixels of the thumbnail."""
+    step_level0: float
+    """Side of one of its pixels, px of level 0."""
+    rule: TissueRule
+    """The rule behind it, for the pixels of bags."""
+
+    @property
+    def bounds_level0(self) -> tuple[float, float, float, float] | None:
+        """Left, top, right, bottom of the tissue, px of level 0; none without tissue."""
+        rows, columns = np.flatnonzero(self.mask.any(axis=1)), np.flatnonzero(self.mask.any(axis=0))
+        if not len(rows):
+            return None
+        corners = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        left, top, right, bottom = (float(corner) * self.step_level0 for corner in corners)
+        return left, top, right, bottom
+
+    def class_map(
+        self, x_level0: float, y_level0: float, step_level0: float, shape: tuple[int, int]
+    ) -> npt.NDArray[np.uint8]:
+        """1 where there is tissue, 0 elsewhere, at the centres of a grid of `shape` squares of side `step_level0`
+        whose upper left corner is (x_level0, y_level0)."""
+        rows, columns = (
+            np.floor((start + (np.arange(count) + 0.5) * step_level0) / self.step_level0).astype(np.int64)
+            for start, count in ((y_level0, shape[0]), (x_level0, shape[1]))
+        )
+        inside_rows = (rows >= 0) & (rows < self.mask.shape[0])
+        inside_columns = (columns >= 0) & (columns < self.mask.shape[1])
+        classes = np.zeros(shape, np.uint8)
+        classes[np.ix_(inside_rows, inside_columns)] = self.mask[np.ix_(rows[inside_rows], columns[inside_columns])]
+        return classes
+
+
+def read_thumbnail(reader: SlideReader, settings: TissueSettings) -> Thumbnail:
+    """The whole slide at `thumbnail_mpp`, or coarser where it would have more than `max_thumbnail_px` pixels.
+
+    Raises:
+        SlideError: the slide cannot be read.
+    """
+    width, height = reader.size_level0
+    mpp = max(settings.thumbnail_mpp, reader.mpp_level0)
+    mpp = max(mpp, reader.mpp_level0 * math.sqrt(width * height / settings.max_thumbnail_px))
+    step = mpp / reader.mpp_level0
+    shape = math.ceil(height / step), math.ceil(width / step)
+    return Thumbnail(reader.read(0, 0, shape, mpp), mpp, step)
+
+
+def find_tissue(thumbnail: Thumbnail, settings: TissueSettings) -> TissueMask:
+    """Tissue on a thumbnail: Otsu's threshold on saturation, small pieces dropped, small holes filled.
+
+    The threshold is never below `min_saturation`. Where what lies under Otsu's threshold is too coloured for glass
+    (on average twice `min_saturation`), the picture shows tissue only, Otsu has parted tissue from tissue, and
+    `min_saturation` is the threshold.
+    """
+    saturation = saturation_of(thumbnail.pixels)
+    threshold = max(_otsu(saturation, settings.min_saturation * 255), settings.min_saturation * 255)
+    rule = TissueRule(threshold / 255, settings.min_brightness)
+    mask = tissue_pixels(thumbnail.pixels, rule)
+    min_px = settings.min_area_um2 / thumbnail.mpp**2
+    mask = _without_small_pieces(mask, min_px)
+    mask = ~_without_small_pieces(~mask, min_px)
+    return TissueMask(mask, thumbnail.step_level0, rule)
+
+
+def saturation_of(pixels: RgbImage) -> npt.NDArray[np.uint8]:
+    """HSV saturation of each pixel, (max − min) / max, as 0–255 rounded half up; 0 for black. (y, x) uint8."""
+    largest = pixels.max(axis=-1)
+    difference = (largest - pixels.min(axis=-1)).astype(np.uint32)
+    divisor = np.maximum(largest, 1).astype(np.uint32)
+    saturation: npt.NDArray[np.uint8] = ((difference * 510 + divisor) // (2 * divisor)).astype(np.uint8)
+    return saturation
+
+
+def tissue_pixels(pixels: RgbImage, rule: TissueRule) -> npt.NDArray[np.bool_]:
+    """Which pixels of a picture (y, x, 3) are tissue, (y, x) bool."""
+    mask = np.empty(pixels.shape[:2], np.bool_)
+    difference, least = rule.tables()
+    _mark_tissue(pixels, difference, least, mask)
+    return mask
+
+
+def white_of(thumbnail: Thumbnail) -> tuple[float, float, float] | None:
+    """Colour of the light on the slide: the median colour of the brightest 5 % of the thumbnail (a white patch).
+
+    Pure white is left out, for scanners fill with it what they did not scan; none where hardly anything else is
+    left. Brightness is R + G + B.
+    """
+    pixels = thumbnail.pixels.reshape(-1, 3)
+    pixels = pixels[(pixels != 255).any(axis=1)]
+    if len(pixels) < 0.01 * thumbnail.pixels.shape[0] * thumbnail.pixels.shape[1]:
+        return None
+    brightness = pixels.sum(axis=1, dtype=np.uint16)
+    brightest = pixels[brightness >= np.quantile(brightness, 1 - _WHITE_SHARE)]
+    red, green, blue = (float(value) for value in np.median(brightest, axis=0))
+    return red, green, blue
+
+
+@compiled
+def _mark_tissue(
+    pixels: npt.NDArray[np.uint8], difference: npt.NDArray[np.uint8], least: int, mask: npt.NDArray[np.bool_]
+) -> None:
+    for y in range(pixels.shape[0]):
+        for x in range(pixels.shape[1]):
+            red, green, blue = pixels[y, x, 0], pixels[y, x, 1], pixels[y, x, 2]
+            largest = max(red, green, blue)
+            mask[y, x] = largest >= least and largest - min(red, green, blue) >= difference[largest]
+
+
+def _otsu(saturation: npt.NDArray[np.uint8], floor: float) -> float:
+    """Otsu's threshold, 0–255; 0 where what lies below it is no glass, or where there is only one value."""
+    counts = np.bincount(saturation.reshape(-1), minlength=256)
+    values = np.arange(256)
+    if np.count_nonzero(counts) < 2:
+        return 0.0
+    # skimage's threshold belongs to the lower class.
+    threshold = float(threshold_otsu(hist=(counts, values))) + 1
+    below = values < threshold
+    glass = float(np.average(values[below], weights=counts[below])) if counts[below].sum() else 0.0
+    return threshold if glass < _GLASS_FACTOR * floor else 0.0
+
+
+def _without_small_pieces(mask: npt.NDArray[np.bool_], min_px: float) -> npt.NDArray[np.bool_]:
+    """The mask without its connected pieces (edge to edge) of fewer than `min_px` pixels."""
+    pieces, count = ndimage.label(mask, output=np.int32)
+    if not count:
+        return mask
+    large = np.bincount(pieces.reshape(-1), minlength=count + 1) >= min_px
+    large[0] = False
+    kept: npt.NDArray[np.bool_] = large[pieces]
+    return kept
