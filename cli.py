@@ -30,7 +30,7 @@ app = typer.Typer(
 CohortFile = Annotated[Path, typer.Argument(metavar="COHORT", help="Cohort file (TOML).")]
 StoreFolder = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the feature store.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the training run.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings (TOML).")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", envvar="MUMO_CONFIG", help="Settings (TOML).")]
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. tiles.working_mpp=1.0; may be repeated."),

@@ -102,9 +102,9 @@ class TilesSettings(Section):
     """A slide with more bags than this fails; a limit against wrong resolutions and hostile files."""
     max_pixels: PositiveInt = 100_000_000_000
     """A slide that declares more pixels at level 0 is refused before any is read."""
-    max_annotation_bytes: PositiveInt = 256_000_000
+    max_annotation_bytes: PositiveInt = 100_000_000
     """An annotation file that is larger is refused before it is read."""
-    max_annotation_vertices: PositiveInt = 2_000_000
+    max_annotation_vertices: PositiveInt = 1_000_000
     """An annotation file with more vertices is refused."""
     region_step_px: PositiveInt = 8
     """Regions are looked up at one point in every square of this side, px at the working resolution; lowered to
@@ -165,6 +165,10 @@ class RoisSettings(Section):
     """Largest distance of a slice of a DICOM series from its place on an even, straight grid, in voxels."""
     max_voxels: PositiveInt = 1_000_000_000
     """A volume with more voxels is refused before it is read."""
+    max_targets: PositiveInt = 5
+    """Lesions that a patient may have before it is reported (RECIST 1.1); none is left out."""
+    max_targets_per_type: PositiveInt = 2
+    """Lesions of one type that a patient may have before it is reported (RECIST 1.1); none is left out."""
 
 
 class EmbedSettings(Section):
@@ -201,6 +205,8 @@ class RadiomicsSettings(Section):
     slide: SlideOmicsSettings = SlideOmicsSettings()
     lesion_resampled_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     """Voxel size (x, y, z) that lesions are resampled to before features are computed; none: as they are."""
+    max_matrix_mb: PositiveFloat = 2048.0
+    """A bag or lesion whose grey-level matrices would take more memory than this gets no features but a reason."""
     max_seconds_hint: PositiveFloat = 600.0
     """A bag or lesion expected to take longer is still computed, but announced in the log."""
 
@@ -233,6 +239,8 @@ class RunSettings(Section):
     """How many items are handed to the executor ahead of the results."""
     threads: PositiveInt = 1
     """Threads of native libraries inside one worker process."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where networks run; `auto` takes CUDA where there is one."""
 
 
 class SplitSettings(Section):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..config import LESION_TYPES, REGION_CLASSES, ModelSettings
 from ..errors import FitError
-from ..stores.pack import MODALITIES, TIME_CLASSES, Packed, Units
+from ..stores.packed import MODALITIES, Packed, Units
 
 AUXILIARY_LESION_TYPES = ("lymph node", "stomach", "liver", "peritoneum", "other")
 """Classes of the auxiliary head on lesions; every other type counts as `other`."""
@@ -57,7 +57,10 @@ class Layout:
 
 
 def layout_of(packed: Packed, scalers: Mapping[str, OmicsScaler], settings: ModelSettings) -> Layout:
-    """What a model under `settings` reads of a pack; ablated parts are left out."""
+    """What a model under `settings` reads of a pack.
+
+    Ablated parts are left out, and so are modalities of which the pack has neither images nor a report.
+    """
 
     def modality(name: str) -> ModalityLayout:
         units, report = packed.units[name], packed.codes.get(report_group(name))
@@ -69,8 +72,9 @@ def layout_of(packed: Packed, scalers: Mapping[str, OmicsScaler], settings: Mode
         )
 
     information = packed.codes.get(INFORMATION)
+    modalities = (modality(name) for name in MODALITIES if name in settings.modalities)
     return Layout(
-        tuple(modality(name) for name in MODALITIES if name in settings.modalities),
+        tuple(entry for entry in modalities if entry.feature_width or entry.report_widths),
         information.widths if information is not None and settings.patient_information else (),
     )
 
@@ -104,24 +108,21 @@ class OmicsScaler:
         return int(self.kept.sum())
 
     @property
-    def dropped(self) -> dict[str, str]:
-        """Columns that the model does not read, and why: `missing` or `constant`."""
-        return {
-            name: "missing" if missing else "constant"
-            for name, kept, missing in zip(self.columns, self.kept, self.missing, strict=True)
-            if not kept
-        }
+    def dropped(self) -> dict[str, list[str]]:
+        """Columns that the model does not read: those that are `missing` and those that are `constant`."""
+        names = np.array(self.columns, dtype=str)
+        return {"missing": names[self.missing].tolist(), "constant": names[~self.kept & ~self.missing].tolist()}
 
     @classmethod
     def fit(cls, columns: Sequence[str], values: Floats, limit: float) -> OmicsScaler:
-        """Statistics of `values` [unit, column] of training patients; NaN is missing.
-
-        Of more than 100,000 units, every k-th is taken.
-        """
+        """Statistics of `values` [unit, column] of training patients; NaN is missing."""
         width = len(columns)
-        rows = np.asarray(values[:: max(1, -(-len(values) // _OMICS_ROWS))], dtype=np.float64).reshape(-1, width)
-        missing = np.isnan(rows).all(axis=0) if len(rows) else np.ones(width, dtype=bool)
-        rows = np.where(missing, 0.0, rows) if len(rows) else np.zeros((1, width))
+        rows = np.asarray(values, dtype=np.float64)
+        if not rows.size:
+            everything = np.ones(width, dtype=np.bool_)
+            return cls(tuple(columns), ~everything, np.zeros(width), np.ones(width), everything, limit)
+        missing = np.asarray(np.isnan(rows).all(axis=0), dtype=np.bool_)
+        rows = np.where(missing, 0.0, rows)
         low, median, high = np.nanpercentile(rows, (25, 50, 75), axis=0)
         deviation = np.nanstd(rows, axis=0)
         spread = np.nanmax(rows, axis=0) - np.nanmin(rows, axis=0)
@@ -138,7 +139,10 @@ class OmicsScaler:
 
 
 def fit_scalers(packed: Packed, train: Indices, limit: float) -> dict[str, OmicsScaler]:
-    """A scaler for each modality from the units of the patients `train` (indices)."""
+    """A scaler for each modality from the units of the patients `train` (indices).
+
+    Of more than 100,000 units, every k-th is taken.
+    """
     chosen = np.zeros(len(packed.patients), dtype=bool)
     chosen[train] = True
     scalers = {}
@@ -194,7 +198,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        return _to(self, device)
+        moved: Batch = _to(self, device)
+        return moved
 
 
 def _to(value: Any, device: torch.device) -> Any:
@@ -291,14 +296,14 @@ class Dataset:
         mask[drawn.patient, drawn.position] = True
         omics = np.zeros((len(patients), most, modality.omics_width), dtype=np.float32)
         omics_mask = np.zeros((len(patients), most), dtype=bool)
-        if modality.omics_width:
+        if modality.omics_width and units.omics_columns:
             omics[drawn.patient, drawn.position] = self.scalers[modality.name](units.omics[drawn.unit])
             omics_mask[drawn.patient, drawn.position] = units.omics_known[drawn.unit]
         classes = units.classes[drawn.unit].astype(np.int64)
         if modality.name == "radiology":
             classes = _AUXILIARY_TYPE[classes]
         return ImagingBatch(
-            features=_gather(units, drawn),
+            features=_gather(units, drawn, modality.feature_width),
             slots=torch.from_numpy(drawn.patient * most + drawn.position),
             mask=torch.from_numpy(mask),
             time=torch.from_numpy(self.packed.times[modality.name][patients]),
@@ -362,8 +367,10 @@ def _all(units: Units, patients: Indices) -> _Drawn:
     return _Drawn(units.offsets[patients[patient]] + position, patient, position, np.zeros_like(position))
 
 
-def _gather(units: Units, drawn: _Drawn) -> Tensor:
+def _gather(units: Units, drawn: _Drawn, feature_width: int) -> Tensor:
     """Deep features [unit, word, width]: rows copied from the memory map straight into a new tensor."""
+    if not len(drawn.unit):
+        return torch.empty((0, 1, feature_width), dtype=torch.float16)
     number, middle, width = units.features.shape
     if units.has_words:
         table, rows = units.features, drawn.unit

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import html
 import io
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -84,7 +83,7 @@ def roc(
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         axes.set(xlabel="1 − specificity", ylabel="sensitivity")
         if parts:
-            axes.legend(loc="lower right")
+            axes.legend(loc="lower right", frameon=True, facecolor="white", edgecolor="none", framealpha=0.85)
 
     return _svg((3.7, 3.7), "roc", "ROC curves: " + "; ".join(legends[part] for part in parts), draw)
 
@@ -107,9 +106,11 @@ def probabilities(labels: Numbers, probability: Numbers, threshold: float | None
             axes.plot(values, heights, marker, color=colour, markersize=4.2, alpha=0.65, markeredgewidth=0)
             axes.text(0, place + 0.3, f"{text} ({len(values)})", color="#333333")
         if threshold is not None:
+            side = "right" if threshold > 0.6 else "left"
             axes.axvline(threshold, color="#333333", linewidth=0.9, linestyle=(0, (4, 2)))
-            axes.text(threshold, len(rows) - 0.3, f" threshold {threshold:.3f} ", ha="right" if threshold > 0.6 else "left")
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.5, len(rows) - 0.1), yticks=[], xlabel="predicted probability of response")
+            axes.text(threshold, len(rows) - 0.3, f" threshold {threshold:.3f} ", ha=side)
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.5, len(rows) - 0.1), yticks=[])
+        axes.set(xlabel="predicted probability of response")
         axes.spines["left"].set_visible(False)
 
     return _svg((3.7, 0.7 + 0.9 * len(rows)), "probability", f"Predicted probabilities of the {name} patients", draw)
@@ -129,25 +130,28 @@ def survival_curves(
     groups = [("low", ~high_risk, BLUE, "-"), ("high", high_risk, VERMILLION, (0, (5, 1.5)))]
 
     def draw(figure: Figure) -> None:
-        axes = figure.add_axes((0.15, 0.32, 0.81, 0.64))
+        axes = figure.add_axes((0.15, 0.31, 0.81, 0.57))
         last = float(days.max()) / DAYS_PER_MONTH
         step = next((s for s in (1, 2, 3, 6, 12, 24, 60, 120) if last / s <= 7), 240)
         ticks = np.arange(0, max(last, step) + 1e-9, step)
         for row, (group, chosen, colour, dashes) in enumerate(groups):
-            height = -0.43 - 0.1 * row
+            height = -0.37 - 0.085 * row
             axes.text(-0.04, height, group, color=colour, transform=axes.transAxes, ha="right", va="center")
             for tick, count in zip(ticks, at_risk(days[chosen], ticks * DAYS_PER_MONTH), strict=True):
                 axes.text(tick, height, str(count), transform=axes.get_xaxis_transform(), ha="center", va="center")
             if chosen.any():
                 label = f"{group} risk ({int(chosen.sum())})"
                 _curve(axes, days[chosen], events[chosen], colour, dashes, label)
-        axes.text(-0.15, -0.33, "Patients at risk", transform=axes.transAxes, va="center", color="#333333")
+        axes.text(-0.15, -0.285, "Patients at risk", transform=axes.transAxes, va="center", color="#333333")
         axes.set(ylim=(0, 1.03), xlim=(0, max(last, step) * 1.02), xticks=ticks)
         axes.set(xlabel="months", ylabel=outcome)
-        axes.legend(loc="upper right", title=note, title_fontsize=8.5, alignment="left", borderaxespad=0)
+        axes.text(0, 1.13, note, transform=axes.transAxes, color="#333333", fontsize=8.5)
+        # above the axes, where no curve can run through it
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.03, 0.99), ncols=2, handlelength=2.4)
 
     counts = ", ".join(f"{int(chosen.sum())} patients at {group} risk" for group, chosen, _, _ in groups)
-    return _svg((3.7, 3.4), f"survival-{name}", f"Kaplan–Meier curves, {name.replace('-', ' ')}: {counts}. {note}", draw)
+    description = f"Kaplan–Meier curves, {name.replace('-', ' ')}: {counts}. {note}".rstrip(" .")
+    return _svg((3.7, 3.9), f"survival-{name}", description, draw)
 
 
 def learning(
@@ -166,14 +170,16 @@ def learning(
         averaged: numbers of the epochs whose weights were averaged.
         name, label: for ids, and of the vertical axis.
     """
-    looks = [(BLUE, "-"), (VERMILLION, (0, (5, 1.5))), (GREEN, (0, (3, 1, 1, 1))), (ORANGE, (0, (1, 1))), (PURPLE, "-")]
+    colours = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, "#56B4E9", GREY)
+    dashes = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1, 1)))
     shown = {key: values for key, values in curves.items() if np.isfinite(np.asarray(values, dtype=float)).any()}
 
     def draw(figure: Figure) -> None:
-        axes = figure.add_axes((0.17, 0.19, 0.80, 0.76))
+        axes = figure.add_axes((0.15, 0.16, 0.82, 0.63))
         marker = "." if len(epochs) < 4 else ""
-        for (key, values), (colour, dashes) in zip(shown.items(), looks, strict=False):
-            axes.plot(epochs, values, color=colour, linestyle=dashes, marker=marker, linewidth=1.3, label=key)
+        for number, (key, values) in enumerate(shown.items()):
+            (line,) = axes.plot(epochs, values, color=colours[number % len(colours)], marker=marker, label=key)
+            line.set(linestyle=dashes[number % len(dashes)], linewidth=1.3)
         if averaged:
             axes.plot(
                 averaged,
@@ -186,9 +192,10 @@ def learning(
                 clip_on=False,
             )
         axes.set(xlabel="epoch", ylabel=label)
-        axes.legend(loc="best", ncols=2, columnspacing=1, handlelength=1.8)
+        # above the axes, where no curve can run through it
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.04, 1.0), ncols=3, columnspacing=1, handlelength=1.8)
 
-    return _svg((3.7, 2.5), f"learning-{name}", f"Learning curves: {', '.join(shown)} over {len(epochs)} epochs", draw)
+    return _svg((3.7, 2.9), f"learning-{name}", f"Learning curves: {', '.join(shown)} over {len(epochs)} epochs", draw)
 
 
 def _operating_point(axes: Axes, metrics: Mapping[str, Any], colour: str) -> None:
@@ -227,8 +234,3 @@ def _svg(inches: tuple[float, float], name: str, description: str, draw: Any) ->
     # several drawings share one page, so their ids must differ
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(description)}" ', 1)
-
-
-def finite(value: Any) -> float:
-    """A number of a JSON file; NaN where it is null or no number."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan

@@ -57,7 +57,7 @@ def cox(risk: Tensor, days: Tensor, events: Tensor, ties: Ties = "efron") -> Ten
         log_tied = torch.logsumexp(event_risk[None].masked_fill(~tied, lowest), dim=1)
         # the k-th of m tied events (k from 0) sees the risk set less k/m of the tied ones
         rank = tied.tril(diagonal=-1).sum(dim=1)
-        share = rank / tied.sum(dim=1)
+        share = rank.to(risk.dtype) / tied.sum(dim=1)
         log_sum = log_sum + torch.log1p(-share * torch.exp(log_tied - log_sum))
     return (log_sum - risk[events]).mean()
 
@@ -110,8 +110,11 @@ class Terms:
         return torch.stack(present).sum() if present else None
 
     def values(self) -> dict[str, float | None]:
-        """The terms as numbers, for logs."""
-        return {name: None if term is None else float(term.detach()) for name, term in vars(self).items()}
+        """The terms as numbers, and the sum of the auxiliary ones, for logs."""
+        numbers = {name: None if term is None else float(term.detach()) for name, term in vars(self).items()}
+        heads = [numbers[name] for name in ("word", "bag", "lesion")]
+        known = [number for number in heads if number is not None]
+        return {**numbers, "auxiliary": sum(known) if known else None}
 
 
 def terms(output: Output, batch: Batch, settings: FitSettings, *, align: bool) -> Terms:

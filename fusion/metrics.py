@@ -104,7 +104,7 @@ def auc_bootstrap(labels: ArrayLike, scores: ArrayLike, *, replicates: int, seed
         drawn[start : start + count] = (positive * below).sum(axis=1) / pairs
     low, high = _bca(value, drawn, [part - value for part in placements(known, kept)])
     if math.isnan(low):
-        return Estimate(value, method=method, reason="every bootstrap replicate has the same AUC, so it has no spread")
+        return Estimate(value, method=method, reason="no spread: every replicate has the same AUC")
     return Estimate(value, low, high, method)
 
 
@@ -298,7 +298,7 @@ def evaluate(predictions: pd.DataFrame, *, threshold: float, replicates: int, se
 
     Args:
         predictions: columns of `specs.PREDICTIONS`.
-        threshold: frozen threshold of the probability, chosen on training patients; NaN when there is none.
+        threshold: frozen threshold of the probability, chosen on other patients; NaN when there is none.
         replicates: bootstrap replicates.
         seed: seed of the bootstraps.
 

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..config import REGION_CLASSES, ModelSettings
-from .dataset import INFORMATION, TIME_CLASSES, Batch, ImagingBatch, Layout, ModalityLayout, auxiliary_classes
-from .dataset import report_group as _report_group
+from ..stores.packed import TIME_CLASSES
+from .dataset import INFORMATION, Batch, ImagingBatch, Layout, ModalityLayout, auxiliary_classes, report_group
 
 RESPONSE_CLASSES = 2
 
@@ -55,25 +55,30 @@ class Output:
 class _HalfLinear(torch.autograd.Function):
     """x · Wᵀ of float16 features [unit, word, width] in float32, without a float32 copy of all features.
 
-    The copy is what costs most after the product itself; eight bags at a time stay in the cache. Features are data:
-    they get no gradient.
+    The copy is what costs most after the product itself; on a CPU, eight bags at a time stay in the cache. Features
+    are data: they get no gradient.
     """
 
-    CHUNK = 8
+    @staticmethod
+    def chunk(features: Tensor) -> int:
+        """Units at a time."""
+        return 8 if features.device.type == "cpu" else 1024
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(features)
         out = weight.new_empty(*features.shape[:-1], weight.shape[0])
-        for part, result in zip(features.split(_HalfLinear.CHUNK), out.split(_HalfLinear.CHUNK), strict=True):
-            torch.matmul(part.to(weight.dtype), weight.t(), out=result)
+        size = _HalfLinear.chunk(features)
+        for part, result in zip(torch.split(features, size), torch.split(out, size), strict=True):
+            torch.mm(part.to(weight.dtype).flatten(0, -2), weight.t(), out=result.flatten(0, -2))
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         (features,) = ctx.saved_tensors
         total = gradient.new_zeros(gradient.shape[-1], features.shape[-1])
-        for part, outer in zip(features.split(_HalfLinear.CHUNK), gradient.split(_HalfLinear.CHUNK), strict=True):
+        size = _HalfLinear.chunk(features)
+        for part, outer in zip(torch.split(features, size), torch.split(gradient, size), strict=True):
             total.addmm_(outer.flatten(0, -2).t(), part.to(gradient.dtype).flatten(0, -2))
         return None, total
 
@@ -91,7 +96,7 @@ class Gate(nn.Module):
 
     def forward(self, features: Tensor, time: Tensor) -> Tensor:
         """[unit, word, d] of `features` [unit, word, width] float16 and `time` [unit, 3]."""
-        w_features, w_time = self.gate.weight.split([features.shape[-1], TIME_CLASSES], dim=1)
+        w_features, w_time = torch.split(self.gate.weight, [features.shape[-1], TIME_CLASSES], dim=1)
         mapped = _HalfLinear.apply(features, torch.cat([self.project.weight, w_features]))  # (unit, word, d + 1)
         gate = torch.sigmoid(mapped[..., -1:] + functional.linear(time, w_time, self.gate.bias)[:, None])
         projected: Tensor = gate * mapped[..., :-1] + self.project.bias  # (unit, word, d)
@@ -206,7 +211,7 @@ class ItemTokens(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """[B, item, d] of `codes` [B, classes of all items]."""
-        parts = codes.split(self.widths, dim=1)
+        parts = torch.split(codes, list(self.widths), dim=1)
         return torch.stack([item(part) for item, part in zip(self.maps, parts, strict=True)], dim=1)
 
 
@@ -293,14 +298,16 @@ BRANCHES: Mapping[str, type[nn.Module]] = {"pathology": PathologyBranch, "radiol
 
 
 class Modality(nn.Module):
-    """One modality: its branch, then F = q + MHA(q; omics tokens) + MHA(q; report tokens), or one after the other."""
+    """One modality: its branch, then F = q + MHA(q; omics tokens) + MHA(q; report tokens), or one after the other.
+
+    A layout has images or a report, or both.
+    """
 
     def __init__(self, layout: ModalityLayout, settings: ModelSettings) -> None:
         super().__init__()
         self.layout = layout
         self.order = settings.intra_fusion
         width = settings.width
-        self.no_images = nn.Parameter(torch.randn(width) * 0.02)
         if layout.feature_width:
             self.branch = BRANCHES[layout.name](layout, settings)
         if layout.feature_width and layout.omics_width:
@@ -309,20 +316,23 @@ class Modality(nn.Module):
         if layout.report_widths:
             self.report_tokens = ItemTokens(layout.report_widths, width)
             self.report_attention = Attention(width, settings.heads)
+            self.no_images = nn.Parameter(torch.randn(width) * 0.02)
         self.dropout = nn.Dropout(settings.dropout)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """F [B, d], whether the modality is present [B], auxiliary logits and weights."""
-        name, patients = self.layout.name, len(batch.labels)
-        fused = self.no_images.expand(patients, -1)  # (d,) → (B, d)
-        present = torch.zeros(patients, dtype=torch.bool, device=fused.device)
+        name = self.layout.name
         auxiliary: dict[str, Tensor] = {}
         weights: dict[str, Tensor] = {}
         if self.layout.feature_width:
             encoded: Encoded = self.branch(batch.imaging[name])
-            present = batch.imaging[name].mask.any(dim=1)
-            fused = torch.where(present[:, None], encoded.vector, fused)
+            fused, present = encoded.vector, batch.imaging[name].mask.any(dim=1)
             auxiliary, weights = encoded.auxiliary, dict(encoded.weights)
+            if self.layout.report_widths:
+                fused = torch.where(present[:, None], fused, self.no_images)
+        else:
+            fused = self.no_images.expand(len(batch.labels), -1)  # (d,) → (B, d)
+            present = torch.zeros_like(batch.labels, dtype=torch.bool)
         sides = self._sides(batch)
         query = fused
         for side in ("report", "omics") if self.order == "report-omics" else ("omics", "report"):
@@ -341,7 +351,7 @@ class Modality(nn.Module):
             imaging = batch.imaging[self.layout.name]
             sides["omics"] = (self.omics_attention, self.omics_tokens(imaging.omics), imaging.omics_mask)
         if self.layout.report_widths:
-            group = _report_group(self.layout.name)
+            group = report_group(self.layout.name)
             sides["report"] = (self.report_attention, self.report_tokens(batch.codes[group]), batch.known[group])
         return sides
 

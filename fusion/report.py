@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,19 +19,26 @@ import numpy as np
 from .. import __version__
 from ..config import Settings
 from ..errors import FitError
-from ..stores import tables
-from ..stores.specs import PREDICTIONS
 from . import figures
-from .metrics import auc, check_predictions, numbers, why_undefined
+from .metrics import numbers, why_undefined
+from .runfiles import RunFiles, finite, read_run
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 PARTS = ("test", "external", "validation", "train")
 """Parts in the order of the report: what counts most comes first."""
 
-MODALITIES = ("both", "pathology", "radiology", "none")
+MODALITIES = {"both": "slides and CT", "pathology": "slides only", "radiology": "CT only", "none": "no imaging"}
+"""Patterns of imaging modalities present and how the page calls them."""
+
 ENDPOINTS = {"pfs": "progression-free survival", "os": "overall survival"}
+
+TERMS = ("response", "survival", "alignment", "auxiliary", "word", "bag", "lesion")
+"""Terms of the loss in the order of the figure; others follow."""
+
+MOST_ROWS = 12
+"""Parts of run.json with more rows than this are folded away."""
 
 ROWS = (
     ("AUC", ("auc",), "0.000"),
@@ -50,19 +58,6 @@ ROWS = (
     ("Log-rank p, OS", ("os", "log_rank_p"), "p"),
 )
 """Rows of the table of metrics: name, place in `metrics.json`, format."""
-
-
-@dataclass(frozen=True)
-class RunFiles:
-    """What a run folder holds; optional files are empty when they are missing."""
-
-    predictions: pd.DataFrame
-    metrics: dict[str, Any]
-    config: dict[str, Any]
-    run: dict[str, Any]
-    split: dict[str, str]
-    """Patient → part."""
-    history: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -92,23 +87,6 @@ def write_report(run: Path) -> Path:
     return page
 
 
-def read_run(run: Path) -> RunFiles:
-    """Read the files of a run folder and check that they belong together."""
-    for needed in ("predictions.parquet", "metrics.json"):
-        if not (run / needed).is_file():
-            raise FitError(f"run folder {run}: expected {needed}, found none; finish `mumo fit` first")
-    files = RunFiles(
-        predictions=tables.read_table(run / "predictions.parquet", PREDICTIONS).to_pandas(),
-        metrics=_read_json(run / "metrics.json"),
-        config=_read_json(run / "config.json"),
-        run=_read_json(run / "run.json"),
-        split=_read_split(run / "split.csv"),
-        history=_read_history(run / "history.jsonl"),
-    )
-    _check(files)
-    return files
-
-
 def render(files: RunFiles, *, name: str) -> str:
     """The page as HTML text."""
     import jinja2
@@ -134,103 +112,23 @@ def render(files: RunFiles, *, name: str) -> str:
         confidence=f"{100 * files.metrics['confidence']:g}",
         key_figures=_key_figures(files.metrics["parts"][main]) if main else [],
         cohort=_cohort(files, present),
+        pattern_names=list(_all_patterns(files).values()),
         centres=_centres(files, present),
         missing_predictions=sorted(set(files.split) - set(files.predictions["patient"])),
-        metric_rows=[(text, [_cell(_at(files.metrics["parts"][p], at), form) for p in present]) for text, at, form in ROWS],
+        metric_rows=_metric_rows(files.metrics["parts"], present),
         methods=_methods(files.metrics["parts"], present),
         patterns=_patterns(files, present),
         roc=_roc(files, present),
         probability=_probability(files, main),
         survival=[_survival(files, part) for part in present if part != "train"],
         learning=_learning(files),
+        averaged=bool(files.run.get("selected_epochs")),
         patients=[(part, _patients(files, part)) for part in present],
-        provenance=_flat(files.run),
+        warnings=[_plain(warning) for warning in files.run.get("warnings") or []],
+        provenance=_provenance(files.run),
         settings=_settings(files.config),
         days_per_month=f"{figures.DAYS_PER_MONTH:.2f}",
     )
-
-
-# --- reading ----------------------------------------------------------------------------------------------
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FitError(f"run folder: {path.name}: expected JSON, found {error}") from error
-    if not isinstance(content, dict):
-        raise FitError(f"run folder: {path.name}: expected a JSON object, found {type(content).__name__}")
-    return content
-
-
-def _read_split(path: Path) -> dict[str, str]:
-    import pandas as pd
-
-    if not path.is_file():
-        return {}
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise FitError(f"run folder: split.csv: cannot be read: {error}") from error
-    if not {"patient", "part"} <= set(table.columns):
-        raise FitError(f"run folder: split.csv: expected columns patient and part, found {list(table.columns)}")
-    return dict(zip(table["patient"], table["part"], strict=True))
-
-
-def _read_history(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    epochs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            epoch = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise FitError(f"run folder: history.jsonl: line {number}: expected JSON, found {error}") from error
-        if not isinstance(epoch, dict):
-            raise FitError(f"run folder: history.jsonl: line {number}: expected an object, found {line[:40]!r}")
-        epochs.append(epoch)
-    return epochs
-
-
-def _check(files: RunFiles) -> None:
-    """Raise FitError where predictions, metrics and split do not tell of the same run."""
-    check_predictions(files.predictions)
-    if missing := {"parts", "threshold", "confidence"} - set(files.metrics):
-        raise FitError(f"run folder: metrics.json: expected {sorted(missing)}, found {sorted(files.metrics)}")
-    for patient, part in zip(files.predictions["patient"], files.predictions["part"], strict=True):
-        if files.split.get(patient, part) != part:
-            raise FitError(
-                f"run folder: patient {patient} is in {files.split[patient]} by split.csv and in {part} by "
-                "predictions.parquet; the files are of different runs"
-            )
-    parts = files.metrics["parts"]
-    if set(parts) != set(files.predictions["part"]):
-        raise FitError(
-            f"run folder: metrics.json has the parts {sorted(parts)}, predictions.parquet has "
-            f"{sorted(set(files.predictions['part']))}; the files are of different runs"
-        )
-    for part, metrics in parts.items():
-        labels, probability = _labels_of(files, part)
-        computed = auc(labels, probability)
-        stated = figures.finite(metrics["auc"]["value"])
-        if metrics["patients"] != len(labels) or not np.isclose(computed, stated, atol=1e-9, equal_nan=True):
-            raise FitError(
-                f"run folder: part {part}: metrics.json has {metrics['patients']} patients and AUC {stated}, the "
-                f"predictions give {len(labels)} and {computed}; the files are of different runs"
-            )
-
-
-def _rows(files: RunFiles, part: str) -> pd.DataFrame:
-    return files.predictions[files.predictions["part"] == part]
-
-
-def _labels_of(files: RunFiles, part: str) -> tuple[Any, Any]:
-    rows = _rows(files, part)
-    return numbers(rows["label"]), numbers(rows["probability"])
 
 
 # --- numbers as text --------------------------------------------------------------------------------------
@@ -255,18 +153,23 @@ def _cell(estimate: Mapping[str, Any], form: str) -> Cell:
 
 
 def _at(metrics: Mapping[str, Any], place: Iterable[str]) -> Mapping[str, Any]:
+    found = metrics
     for key in place:
-        metrics = metrics[key]
-    return metrics
+        if key not in found:
+            raise FitError(f"run folder: metrics.json: expected {'.'.join(place)} in each part, found {sorted(found)}")
+        found = found[key]
+    return found
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, list[str]]]:
-    """Nested mappings as (name, values) with the path in the name; a list gives several values."""
+    """Nested mappings as (name, values) with the path in the name; a list of plain values gives several values."""
     rows: list[tuple[str, list[str]]] = []
     for key, value in content.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict) and value:
             rows += _flat(value, f"{name}.")
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            rows += _flat({str(number): item for number, item in enumerate(value)}, f"{name}.")
         elif isinstance(value, list):
             rows.append((name, [_plain(item) for item in value]))
         else:
@@ -276,10 +179,12 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, list[
 
 def _plain(value: Any) -> str:
     """A value of JSON as text; of a path only the last part, because folders' names may say more than they should."""
-    if isinstance(value, str):
-        last = PureWindowsPath(PurePosixPath(value).name).name
-        return f"…/{last}" if last and last != value else value
-    return "none" if value is None else json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, str):
+        return "none" if value is None else json.dumps(value, ensure_ascii=False)
+    rooted = re.match(r"[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|[A-Za-z0-9+]+://", value)
+    if rooted or (re.search(r"[/\\]", value) and not re.search(r"\s", value)):
+        return "…/" + re.split(r"[/\\]", value.rstrip("/\\"))[-1]
+    return value
 
 
 # --- sections ---------------------------------------------------------------------------------------------
@@ -300,12 +205,12 @@ def _cohort(files: RunFiles, present: list[str]) -> list[dict[str, Any]]:
     """Counts by part, and of all patients."""
     table = []
     for part in [*present, "all"]:
-        rows = files.predictions if part == "all" else _rows(files, part)
+        rows = files.predictions if part == "all" else files.rows(part)
         labels = numbers(rows["label"])
-        counts = {"part": part, "patients": len(rows)}
+        counts: dict[str, Any] = {"part": part, "patients": len(rows)}
         counts |= {"responders": int(np.sum(labels == 1)), "others": int(np.sum(labels == 0))}
         counts |= {"unknown": int(np.sum(np.isnan(labels)))}
-        counts |= {pattern: int(np.sum(rows["modalities"] == pattern)) for pattern in MODALITIES}
+        counts["patterns"] = [int(np.sum(rows["modalities"] == pattern)) for pattern in _all_patterns(files)]
         for endpoint in ENDPOINTS:
             known = ~np.isnan(numbers(rows[f"{endpoint}_days"])) & ~np.isnan(numbers(rows[f"{endpoint}_event"]))
             counts[f"{endpoint}_known"] = int(known.sum())
@@ -319,17 +224,27 @@ def _centres(files: RunFiles, present: list[str]) -> list[tuple[str, list[int]]]
     names = sorted(set(files.predictions["centre"]))
     if len(names) < 2:
         return []
-    return [(name, [int(np.sum(_rows(files, part)["centre"] == name)) for part in present]) for name in names]
+    return [(name, [int(np.sum(files.rows(part)["centre"] == name)) for part in present]) for name in names]
+
+
+def _all_patterns(files: RunFiles) -> dict[str, str]:
+    """The usual patterns, and after them whatever else the predictions have, with their names."""
+    others = sorted(set(files.predictions["modalities"]) - set(MODALITIES))
+    return MODALITIES | {pattern: pattern for pattern in others}
 
 
 def _patterns(files: RunFiles, present: list[str]) -> list[tuple[str, list[dict[str, Any] | None]]]:
     """AUC by imaging modalities present: pattern → for each part its counts and AUC."""
     table = []
-    for pattern in MODALITIES:
+    for pattern, text in _all_patterns(files).items():
         found = [files.metrics["parts"][part]["modalities"].get(pattern) for part in present]
         if any(found):
-            table.append((pattern, [item and {**item, "cell": _cell(item["auc"], "0.000")} for item in found]))
+            table.append((text, [item and {**item, "cell": _cell(item["auc"], "0.000")} for item in found]))
     return table
+
+
+def _metric_rows(parts: Mapping[str, Any], present: list[str]) -> list[tuple[str, list[Cell]]]:
+    return [(text, [_cell(_at(parts[part], place), form) for part in present]) for text, place, form in ROWS]
 
 
 def _methods(parts: Mapping[str, Any], present: list[str]) -> list[tuple[str, str]]:
@@ -345,7 +260,7 @@ def _methods(parts: Mapping[str, Any], present: list[str]) -> list[tuple[str, st
 def _roc(files: RunFiles, present: list[str]) -> str | None:
     parts, legends = {}, {}
     for part in reversed(present):  # training patients first, so that the others lie on top
-        labels, probability = _labels_of(files, part)
+        labels, probability = files.labels(part)
         known = ~np.isnan(labels)
         if why_undefined(labels[known]):
             continue
@@ -358,12 +273,12 @@ def _roc(files: RunFiles, present: list[str]) -> str | None:
 def _probability(files: RunFiles, main: str | None) -> str | None:
     if main is None:
         return None
-    return figures.probabilities(*_labels_of(files, main), files.metrics["threshold"], main)
+    return figures.probabilities(*files.labels(main), files.metrics["threshold"], main)
 
 
 def _survival(files: RunFiles, part: str) -> dict[str, Any]:
     """Figures and group tables of one held-out part."""
-    rows, threshold = _rows(files, part), files.metrics["threshold"]
+    rows, threshold = files.rows(part), files.metrics["threshold"]
     high_risk = numbers(rows["probability"]) < (math.nan if threshold is None else threshold)
     panels = []
     for endpoint, outcome in ENDPOINTS.items():
@@ -404,19 +319,18 @@ def _learning(files: RunFiles) -> list[str]:
     """Panels of learning curves, leaving out those without any value."""
     if not files.history:
         return []
-    epochs = [figures.finite(epoch.get("epoch")) for epoch in files.history]
+    epochs = [finite(epoch.get("epoch")) for epoch in files.history]
     selected = files.run.get("selected_epochs") or []
-    averaged = [number for number in map(figures.finite, selected) if math.isfinite(number)]
+    averaged = [number for number in map(finite, selected) if math.isfinite(number)]
 
     def curve(part: str, key: str) -> list[float]:
-        return [figures.finite((epoch.get(part) or {}).get(key)) for epoch in files.history]
+        return [finite((epoch.get(part) or {}).get(key)) for epoch in files.history]
 
+    terms = {key for epoch in files.history for key in epoch.get("train") or {}} - {"loss"}
+    order = [key for key in TERMS if key in terms] + sorted(terms - set(TERMS))
     panels = {
-        "loss": ("loss", {"train": curve("train", "loss"), "validation": curve("validation", "loss")}),
-        "terms": (
-            "terms of the training loss",
-            {key: curve("train", key) for key in ("response", "survival", "alignment", "auxiliary")},
-        ),
+        "loss": ("loss", {part: curve(part, "loss") for part in ("train", "validation")}),
+        "terms": ("terms of the training loss", {key: curve("train", key) for key in order}),
         "validation": (
             "validation patients",
             {"AUC": curve("validation", "auc"), "C-index": curve("validation", "c_index")},
@@ -431,16 +345,16 @@ def _learning(files: RunFiles) -> list[str]:
 
 def _patients(files: RunFiles, part: str) -> list[dict[str, Any]]:
     """Rows of the table of patients, most likely responders first."""
-    threshold = files.metrics["threshold"]
+    threshold, names = files.metrics["threshold"], _all_patterns(files)
     rows = []
-    for row in _rows(files, part).sort_values(["probability", "patient"], ascending=[False, True]).to_dict("records"):
+    for row in files.rows(part).sort_values(["probability", "patient"], ascending=[False, True]).to_dict("records"):
         label = numbers([row["label"]])[0]
         call = "–" if threshold is None else "response" if row["probability"] >= threshold else "no response"
         rows.append(
             {
                 "patient": row["patient"],
                 "centre": row["centre"],
-                "modalities": row["modalities"],
+                "modalities": names[row["modalities"]],
                 "probability": _number(row["probability"], "0.000"),
                 "call": call,
                 "risk": _number(row["risk"], "0.00"),
@@ -458,6 +372,13 @@ def _time(days: Any, event: Any) -> str:
     if math.isnan(time) or math.isnan(happened):
         return "–"
     return f"{time:.0f}" + ("" if happened else "+")
+
+
+def _provenance(run: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+    """What run.json says, warnings aside: first what is short, under no name, then each long part under its own."""
+    parts = [(key, _flat({key: value})) for key, value in run.items() if key != "warnings"]
+    short = [row for _, rows in parts if len(rows) <= MOST_ROWS for row in rows]
+    return [("", short)] + [(key, rows) for key, rows in parts if len(rows) > MOST_ROWS]
 
 
 def _settings(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, list[str], bool]]]]:

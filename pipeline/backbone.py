@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import itertools
 import os
 import pickle
 import urllib.error
@@ -161,7 +162,8 @@ def _check_file(name: str, found: str, settings: EmbedSettings) -> None:
         raise ConfigError(f"embed.weights_sha256: found {len(expected)} characters; expected 64 hexadecimal digits")
     if not found.startswith(expected):
         raise ConfigError(
-            f"embed.weights: {name} has SHA-256 {found}, expected {expected}; it is damaged or another file"
+            f"embed.weights: {name} has SHA-256 {found}, expected {expected}; it is damaged or another file: "
+            "fetch it again"
         )
 
 
@@ -245,9 +247,9 @@ def _imagenet_file(known: Architecture) -> Path:
         torch.hub.download_url_to_file(url, os.fspath(path), hash_prefix=_name_prefix(known.file), progress=False)
     except (OSError, urllib.error.URLError, RuntimeError) as error:
         raise InputError(
-            f"embed.weights: the ImageNet weights of {name} are not on this machine and could not be fetched ({error}). "
+            f"embed.weights: the ImageNet weights of {name} are not on this machine and cannot be fetched ({error}). "
             f"Where there is no network, bring the file {known.file} and set embed.weights to its path, or put it into "
-            f"{path.parent}; for a trial without any, set embed.weights=random:0"
+            "torchvision's cache ($TORCH_HOME/hub/checkpoints); for a trial without any, set embed.weights=random:0"
         ) from error
     return path
 
@@ -262,8 +264,7 @@ def _read_state(path: Path, settings: EmbedSettings) -> Mapping[str, torch.Tenso
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"embed.weights: {path.name} cannot be read: {error.strerror}") from error
-    own = settings if settings.weights != "imagenet" else settings.model_copy(update={"weights_sha256": None})
-    _check_file(path.name, hashlib.sha256(content).hexdigest(), own)
+    _check_file(path.name, hashlib.sha256(content).hexdigest(), settings)
     try:
         if path.suffix == ".safetensors":
             state: Any = safetensors.torch.load(content)
@@ -273,7 +274,7 @@ def _read_state(path: Path, settings: EmbedSettings) -> Mapping[str, torch.Tenso
         raise InputError(f"embed.weights: {path.name} holds no tensors that can be read: {error}") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(
-            f"embed.weights: {path.name} must hold one tensor for each name of the network's state dict, and nothing else"
+            f"embed.weights: {path.name} must hold one tensor for each name of the network's state dict, nothing else"
         )
     return state
 
@@ -319,7 +320,7 @@ def fold_batch_norm(module: torch.nn.Module) -> None:
 
     for sequence in [child for child in module.modules() if isinstance(child, torch.nn.Sequential)]:
         names = list(sequence._modules)
-        for name, follower in zip(names, names[1:], strict=False):
+        for name, follower in itertools.pairwise(names):
             layer, norm = sequence._modules[name], sequence._modules[follower]
             if isinstance(layer, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d):
                 sequence._modules[name] = torch.nn.utils.fuse_conv_bn_eval(layer, norm)

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ..config import ClinicalSettings
 from ..errors import CohortError, Problem
-from ..stores.records import is_safe_id
-from .cohort_file import CohortFile, TableSection, expand_variables, near_match, read_cohort_file, shorten
-from .fields import (
-    BOX,
-    HER2_LEVELS,
-    CellError,
-    FieldSpec,
-    complete_shares,
-    ct_fields,
-    lesion_fields,
-    patient_fields,
-    slide_fields,
-)
-from .source_tables import Row, TableRows, read_fields, section_key
+from .cohort_file import CohortFile, LesionsSection, expand_variables, read_cohort_file, shorten
+from .fields import BOX, ct_fields, lesion_fields, patient_fields, slide_fields
+from .patients import PatientTables, check_ids, read_patients, unknown_reference
+from .source_tables import Row, TableRows, read_fields
 
 MAX_TARGETS = 5
 """Target lesions a patient (RECIST 1.1); more is a warning."""
@@ -32,8 +22,8 @@ MAX_TARGETS = 5
 MAX_TARGETS_PER_ORGAN = 2
 """Target lesions an organ (RECIST 1.1); more is a warning."""
 
-_HER2_SHARES = tuple(f"her2_share_{level}" for level in range(HER2_LEVELS))
-_SAFE_ID = "an id of letters, digits, '.', '_' and '-', at most 94 characters, not starting with '.', '_' or '-'"
+_OWN_FIELDS = ("patient", "centre", "treatment_group")
+"""Fields that `Patient` holds by name."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +122,26 @@ def load_cohort(file: Path, data: Path | None = None, clinical: ClinicalSettings
     problems += found
     if folder is None:
         raise CohortError(problems)
-    loader = _Loader(content, folder, clinical or ClinicalSettings(), problems)
-    cohort = loader.cohort(file)
+    patients, found = read_patients(content, patient_fields(clinical or ClinicalSettings()), folder)
+    problems += found
+    slides, slide_table = _slides(content, folder, patients, problems)
+    studies, ct_tables = _studies(content, folder, patients, problems)
     if any(problem.severity == "error" for problem in problems):
+        # errors first
         raise CohortError(sorted(problems, key=lambda problem: problem.severity))
-    return replace(cohort, warnings=tuple(problems))
+    return Cohort(
+        name=content.name,
+        file=file.resolve(),
+        patients=tuple(_patient(row.values) for row in patients.patients.values()),
+        slides=slides,
+        ct_studies=studies,
+        region_classes=dict(content.slides.region_classes) if content.slides else {},
+        cutoff_days=dict(content.labels.cutoff_days),
+        warnings=tuple(problems),
+        data=folder,
+        tables=tuple(folder / section.table for section in (content.patients, *content.reports)),
+        columns={table.table: table.columns for table in (*patients.tables, *slide_table, *ct_tables)},
+    )
 
 
 def missing_files(cohort: Cohort) -> list[Problem]:
@@ -184,31 +189,171 @@ def _data_folder(file: Path, content: CohortFile, data: Path | None) -> tuple[Pa
     return data.resolve(), []
 
 
-def _read_table(
-    name: str, section: TableSection, specs: Mapping[str, FieldSpec], folder: Path, problems: list[Problem]
-) -> TableRows:
-    table, found = read_fields(name, section, specs, folder / section.table)
-    problems += [*found, *(() if name == "lesions" else check_ids(table, name.removesuffix("s")))]
-    return table
+def _patient(values: Mapping[str, Any]) -> Patient:
+    return Patient(
+        patient=values["patient"],
+        centre=values["centre"],
+        treatment_group=values["treatment_group"],
+        fields={name: value for name, value in values.items() if name not in _OWN_FIELDS},
+    )
 
 
-def _slides(content: CohortFile, folder: Path, patients: PatientTables, problems: list[Problem]) -> _Slides:
+def _slides(
+    content: CohortFile, folder: Path, patients: PatientTables, problems: list[Problem]
+) -> tuple[tuple[Slide, ...], tuple[TableRows, ...]]:
     if content.slides is None:
-        return (), {}
-    table = _read_table("slides", content.slides, slide_fields(), folder, problems)
+        return (), ()
+    table, found = read_fields("slides", content.slides, slide_fields(), folder / content.slides.table)
+    problems += [*found, *check_ids(table, "slide")]
     slides = []
     for row in table.rows:
         values = row.values
-        if not _belongs(table, row, patients, problems) or values["slide"] is None or values["path"] is None:
-            continue
-        slides.append(
-            Slide(
-                slide=values["slide"],
-                patient=values["patient"],
-                path=folder / values["path"],
-                annotation=folder / values["annotation"] if values["annotation"] else None,
-                mpp=values["mpp"],
-                white_balance=bool(values["white_balance"]),
+        problems += _stranger(table, row, patients)
+        if values["slide"] and values["patient"] in patients.patients and values["path"]:
+            slides.append(
+                Slide(
+                    slide=values["slide"],
+                    patient=values["patient"],
+                    path=folder / values["path"],
+                    annotation=folder / values["annotation"] if values["annotation"] else None,
+                    mpp=values["mpp"],
+                    white_balance=bool(values["white_balance"]),
+                )
             )
-        )
-    return tuple(slides), table.columns
+    return tuple(slides), (table,)
+
+
+def _stranger(table: TableRows, row: Row, patients: PatientTables) -> Iterable[Problem]:
+    """A row whose patient is not in the table of patients."""
+    patient = row.values["patient"]
+    if patient and patients.readable and patient not in patients.patients:
+        yield unknown_reference(table, row, "patient", patients.patients, "patients")
+
+
+def _studies(
+    content: CohortFile, folder: Path, patients: PatientTables, problems: list[Problem]
+) -> tuple[tuple[CtStudy, ...], tuple[TableRows, ...]]:
+    if content.ct is None or content.lesions is None:
+        for name, other, section in (("ct", "lesions", content.ct), ("lesions", "ct", content.lesions)):
+            if section is not None:
+                remedy = f"Add the section [{other}], or remove [{name}]."
+                problems.append(Problem(name, "", "", f"no section [{other}]", "both or none", remedy))
+        return (), ()
+    table, found = read_fields("ct", content.ct, ct_fields(), folder / content.ct.table)
+    problems += [*found, *check_ids(table, "ct")]
+    lesion_table, lesions = _lesions(content.lesions, folder, table, problems)
+    studies = []
+    for row in table.rows:
+        values = row.values
+        problems += _stranger(table, row, patients)
+        if lesion_table.readable and values["ct"] and values["ct"] not in lesions:
+            expected = "a lesion at least"
+            remedy = "The study is of no use without; add its lesions."
+            problems.append(
+                table.problem(row, "ct", found="no lesions", expected=expected, remedy=remedy, severity="warning")
+            )
+        if values["ct"] and values["patient"] in patients.patients and values["path"]:
+            studies.append(
+                CtStudy(
+                    ct=values["ct"],
+                    patient=values["patient"],
+                    centre=patients.patients[values["patient"]].values["centre"],
+                    path=folder / values["path"],
+                    series_uid=values["series_uid"],
+                    lesions=tuple(lesions.get(values["ct"], ())),
+                )
+            )
+    problems += _too_many_targets(studies)
+    return tuple(studies), (table, lesion_table)
+
+
+def _lesions(
+    section: LesionsSection, folder: Path, studies: TableRows, problems: list[Problem]
+) -> tuple[TableRows, dict[str, list[Lesion]]]:
+    """The table of lesions, and the lesions by study; a study that rows name has an entry, whatever is in them."""
+    table, found = read_fields("lesions", section, lesion_fields(), folder / section.table)
+    problems += [*found, *check_ids(table, "lesion", within="ct")]
+    # of rows with the same id, which is a problem of its own, the first counts
+    study_masks = {row.values["ct"]: row.values["mask"] for row in reversed(studies.rows) if row.values["ct"]}
+    masks_lost = any("mask" in row.bad for row in studies.rows)
+    lesions: dict[str, list[Lesion]] = defaultdict(list)
+    rows: dict[str, list[Row]] = defaultdict(list)
+    for row in table.rows:
+        values = row.values
+        if values["ct"] and studies.readable and values["ct"] not in study_masks:
+            problems.append(unknown_reference(table, row, "ct", study_masks, "ct"))
+        box, found = _box(table, row, section.box_unit)
+        problems += found
+        mask = values["mask"] or study_masks.get(values["ct"])
+        # nothing is missing where a box, a mask or the study is a problem already
+        excused = found or row.bad & {*BOX, "mask"} or masks_lost or values["ct"] not in study_masks
+        if not (box or mask or excused):
+            expected = "a box, or a mask of the lesion or of its study"
+            remedy = f"Fill in {', '.join(BOX)}, or mask."
+            problems.append(table.problem(row, "", found="neither box nor mask", expected=expected, remedy=remedy))
+        own = lesions[values["ct"]]
+        if values["lesion"] and values["lesion_type"]:
+            mask_path = folder / mask if mask else None
+            own.append(
+                Lesion(values["lesion"], values["lesion_type"], mask_path, values["label"], box, section.box_unit)
+            )
+            rows[values["ct"]].append(row)
+    for ct, own in lesions.items():
+        problems += _same_voxels(table, rows[ct], own)
+    return table, lesions
+
+
+def _box(
+    table: TableRows, row: Row, unit: Literal["voxel", "mm"]
+) -> tuple[tuple[float, float, float, float, float, float] | None, list[Problem]]:
+    """The lesion's box; none where no corner is given or where it is a problem."""
+    missing = [name for name in BOX if row.values[name] is None]
+    if len(missing) == len(BOX) or row.bad.intersection(BOX):
+        return None, []
+    if missing:
+        found = f"a box without {', '.join(missing)}"
+        remedy = "Fill in the rest, or leave the whole box out."
+        return None, [table.problem(row, missing[0], found=found, expected=f"all of {', '.join(BOX)}", remedy=remedy)]
+    x_low, y_low, z_low, x_high, y_high, z_high = tuple(row.values[name] for name in BOX)
+    problems = []
+    for low, high in zip(BOX[:3], BOX[3:], strict=True):
+        if row.values[low] > row.values[high]:
+            found = f"{row.values[low]:g}, above {high} = {row.values[high]:g}"
+            remedy = f"Exchange {low} and {high}."
+            problems.append(table.problem(row, low, found=found, expected=f"{low} ≤ {high}", remedy=remedy))
+        if unit == "voxel" and row.values[low] < 0:
+            remedy = 'Correct it, or set box_unit = "mm".'
+            found = f"{row.values[low]:g}"
+            problems.append(table.problem(row, low, found=found, expected="a voxel index from 0", remedy=remedy))
+    return None if problems else (x_low, y_low, z_low, x_high, y_high, z_high), problems
+
+
+def _same_voxels(table: TableRows, rows: Sequence[Row], lesions: Sequence[Lesion]) -> Iterable[Problem]:
+    """Lesions of one study that share a mask, and that neither a label nor a box tells apart."""
+    in_mask = Counter(lesion.mask for lesion in lesions)
+    with_label = Counter((lesion.mask, lesion.label) for lesion in lesions)
+    for row, lesion in zip(rows, lesions, strict=True):
+        if lesion.mask is None or lesion.box is not None or row.bad & {*BOX, "label"}:
+            continue
+        # without a label a lesion is everything in the mask, the other lesions too
+        sharing = in_mask[lesion.mask] if lesion.label is None else with_label[lesion.mask, lesion.label]
+        if sharing > 1:
+            found = f"{lesion.label or 'nothing'}, in a mask that {sharing} lesions share"
+            remedy = "Give the value of the lesion's voxels in the mask, or its box."
+            yield table.problem(row, "label", found=found, expected="a label for each lesion", remedy=remedy)
+
+
+def _too_many_targets(studies: Sequence[CtStudy]) -> Iterable[Problem]:
+    """Warnings about more lesions than RECIST 1.1 allows; `other` is no single organ and has no limit of its own."""
+    by_patient: dict[str, list[str]] = defaultdict(list)
+    for study in studies:
+        by_patient[study.patient] += [lesion.lesion_type for lesion in study.lesions]
+    remedy = "All are used; leave out those that are no targets."
+    for patient, types in by_patient.items():
+        if len(types) > MAX_TARGETS:
+            found, expected = f"{len(types)} lesions", f"at most {MAX_TARGETS} a patient (RECIST 1.1)"
+            yield Problem("lesions", patient, "", found, expected, remedy, "warning")
+        for lesion_type, count in Counter(types).items():
+            if count > MAX_TARGETS_PER_ORGAN and lesion_type != "other":
+                found, expected = f"{count} in {lesion_type}", f"at most {MAX_TARGETS_PER_ORGAN} an organ (RECIST 1.1)"
+                yield Problem("lesions", patient, "", found, expected, remedy, "warning")

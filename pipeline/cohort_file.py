@@ -39,16 +39,16 @@ class TableSection(Section):
     """Words that mean unknown."""
     columns: dict[str, str]
     """mumo's field = the user's column; columns that are not named here are not read."""
-    constants: dict[str, Scalar] = {}
+    constants: dict[str, Scalar] = Field(default_factory=dict)
     """mumo's field = the value of every row."""
-    values: dict[str, dict[str, Scalar]] = {}
+    values: dict[str, dict[str, Scalar]] = Field(default_factory=dict)
     """Field → the user's word, or a pattern with `*` = mumo's word; "" = unknown."""
 
 
 class SlidesSection(TableSection):
     """The table of slides."""
 
-    region_classes: dict[str, Annotated[int, Field(ge=0, lt=REGION_CLASSES)]] = {}
+    region_classes: dict[str, Annotated[int, Field(ge=0, lt=REGION_CLASSES)]] = Field(default_factory=dict)
     """Annotation group = region class 0–3."""
 
 
@@ -62,7 +62,9 @@ class LesionsSection(TableSection):
 class LabelsSection(Section):
     """How response labels are made."""
 
-    cutoff_days: Annotated[dict[Text, PositiveFloat], Field(min_length=1)] = DEFAULT_CUTOFF_DAYS
+    cutoff_days: Annotated[dict[Text, PositiveFloat], Field(min_length=1)] = Field(
+        default_factory=lambda: dict(DEFAULT_CUTOFF_DAYS)
+    )
     """Treatment group = PFS above which a patient without a decisive RECIST response is a responder, days."""
 
 

@@ -6,13 +6,15 @@ Only the tags named here are read. None of their text is kept or quoted: errors 
 from __future__ import annotations
 
 import logging
+import math
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +25,7 @@ from pydicom.uid import UID
 from .formats import check_voxels, unreadable
 from .geometry import FloatArray, Geometry, ImageError, Triple
 
-_TAGS = (
+_TAGS = [
     "SOPClassUID",
     "SeriesInstanceUID",
     "Rows",
@@ -37,7 +39,7 @@ _TAGS = (
     "ImageOrientationPatient",
     "RescaleSlope",
     "RescaleIntercept",
-)
+]
 _DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 _HEADER_ERRORS = (
     OSError,
@@ -102,8 +104,8 @@ def read_series(
             sizes or orientations; a single slice; colour; too many voxels.
     """
     with _quiet_pydicom():
-        slices = [found for file in sorted(folder.iterdir()) if (found := _read_slice(file, name)) is not None]
-    chosen = _choose(slices, series_uid, name)
+        slices = [_read_slice(file, name) for file in sorted(folder.iterdir()) if file.is_file()]
+    chosen = _choose([one for one in slices if one is not None], series_uid, name)
     first = chosen[0]
     _check_alike(chosen, name)
     check_voxels(len(chosen) * first.rows * first.columns, max_voxels, name)
@@ -131,20 +133,23 @@ def _quiet_pydicom() -> Iterator[None]:
 
 def _read_slice(file: Path, name: str) -> _Slice | None:
     """The header of one file; none for what is no DICOM image."""
-    if not file.is_file():
-        return None
     named_dicom = file.suffix.lower() in _DICOM_ENDINGS
     with file.open("rb") as stream:
         start = stream.read(132)
-    if start[128:] != b"DICM" and start[:2] != b"\x08\x00":
-        if named_dicom:
-            raise unreadable(name, "a .dcm file in the folder that is no DICOM")
-        return None
+        stream.seek(0)
+        if start[128:] == b"DICM" or start[:2] == b"\x08\x00":
+            return _parse_slice(file, stream, named_dicom, name)
+    if named_dicom:
+        raise unreadable(name, "a .dcm file in the folder that is no DICOM")
+    return None
+
+
+def _parse_slice(file: Path, stream: BinaryIO, named_dicom: bool, name: str) -> _Slice | None:
     try:
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
-        kind = header.get("SOPClassUID")
+        header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS, force=True)
         if "Rows" not in header:
-            if "Image Storage" in UID(str(kind)).name or (kind is None and named_dicom):
+            kinds = [header.get("SOPClassUID"), header.file_meta.get("MediaStorageSOPClassUID")]
+            if any("Image Storage" in UID(str(kind)).name for kind in kinds) or (kinds == [None, None] and named_dicom):
                 raise unreadable(name, "a DICOM image in the folder whose header is cut short")
             return None
         return _slice(file, header)
@@ -158,7 +163,7 @@ def _read_slice(file: Path, name: str) -> _Slice | None:
 
 
 def _slice(file: Path, header: Any) -> _Slice:
-    orientation = [float(v) for v in header.ImageOrientationPatient]
+    orientation = tuple(float(v) for v in header.ImageOrientationPatient)
     x, y, z = (float(v) for v in header.ImagePositionPatient)
     spacing_y, spacing_x = (float(v) for v in header.PixelSpacing)
     slope, intercept = float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))
@@ -166,7 +171,7 @@ def _slice(file: Path, header: Any) -> _Slice:
     stored = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
     ends = sorted(slope * value + intercept for value in stored)
     numbers = [x, y, z, *orientation, slope, intercept]
-    if len(orientation) != 6 or not np.isfinite(numbers).all() or min(spacing_x, spacing_y) <= 0:
+    if len(orientation) != 6 or not all(map(math.isfinite, numbers)) or min(spacing_x, spacing_y) <= 0:
         raise ValueError("not a place in the patient")
     row, column = _square_axes(orientation)
     return _Slice(
@@ -185,7 +190,8 @@ def _slice(file: Path, header: Any) -> _Slice:
     )
 
 
-def _square_axes(orientation: Sequence[float]) -> tuple[Triple, Triple]:
+@lru_cache(maxsize=64)
+def _square_axes(orientation: tuple[float, ...]) -> tuple[Triple, Triple]:
     """Row and column direction, of length 1 and at right angles; headers round them."""
     row, column = np.array(orientation[:3]), np.array(orientation[3:])
     if abs(np.linalg.norm(row) - 1) > 0.01 or abs(np.linalg.norm(column) - 1) > 0.01 or abs(row @ column) > 0.01:
@@ -270,7 +276,7 @@ def _grid(slices: list[_Slice], tolerance: float, name: str) -> Geometry:
     if float(apart[:, :, 2].max()) > tolerance:
         raise ImageError(
             name,
-            f"gaps between slices from {gaps.min():.3f} to {gaps.max():.3f} mm (a slice is missing, or they are uneven)",
+            f"slices that are missing or uneven: gaps from {gaps.min():.3f} to {gaps.max():.3f} mm",
             f"even gaps; every slice within {tolerance:g} of a gap from its place",
             "Export the complete series.",
         )

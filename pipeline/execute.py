@@ -23,6 +23,7 @@ from .planning import Planned
 from .stage import Stage
 
 _TRANSIENT_WAIT_S = 0.5
+_CONNECT_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True)
@@ -188,13 +189,11 @@ class DaskCluster:
     _client: Any = field(default=None, init=False)
 
     def __enter__(self) -> Self:
-        import dask
         from distributed import Client
 
-        dask.config.set({"distributed.comm.timeouts.connect": "30s"})
         where = {"scheduler_file": self.scheduler} if self.scheduler.endswith(".json") else {"address": self.scheduler}
         try:
-            self._client = Client(**where, timeout="30s")
+            self._client = Client(**where, timeout=_CONNECT_TIMEOUT_S)
         except OSError as error:
             raise MumoError(f"no Dask scheduler answers at {self.scheduler}: {error}; is it running?") from error
         return self

@@ -158,10 +158,10 @@ _HER2_EXPECTED = "`all3+`, or shares that sum to 100 %: `3+10%, 2+90%`"
 
 
 def parse_her2(cell: str) -> tuple[float, ...]:
-    """Shares of area at HER2 0, 1+, 2+, 3+ from the published table's notation, in any mixture of full-width signs.
+    """Shares of area at HER2 0, 1+, 2+, 3+ from the published table's notation, with full-width signs or plain ones.
 
-    `none（all3+）` is uniform, `heterogeneity（3+10%，2+90%）` mixed; the words and brackets may be left out, and so may
-    levels that are absent. Returns four shares (0–1) that sum to 1.
+    `none（all3+）` is uniform, `heterogeneity（3+10%，2+90%）` mixed; the words, the brackets and absent levels may be
+    left out. Returns four shares (0–1) that sum to 1.
 
     Raises:
         CellError: another notation, a level named twice, or more than 100 %; with severity `warning` when the shares

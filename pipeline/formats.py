@@ -1,7 +1,8 @@
 """Volume files before ITK opens them: complete, in one piece, and no larger than what was announced.
 
-ITK fills the missing end of a cut NIfTI file with zeros and says nothing, and a header of NRRD or MetaImage may name
-any other file as its data. Both are found here from the header alone (for `.nii.gz`, by one pass through the stream).
+ITK fills the missing end of a cut NIfTI file with zeros, turns its NaN into zeros, and says nothing of either; a header
+of NRRD or MetaImage may name any other file as its data. All of this is found here: from the header alone, but for
+compressed and floating-point NIfTI, which need one pass through the file.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from .geometry import ImageError
 
@@ -38,6 +43,20 @@ _META_BYTES = {
     "MET_FLOAT": 4,
     "MET_DOUBLE": 8,
 }
+
+_NIFTI_TYPES = {
+    2: "u1",
+    256: "i1",
+    4: "i2",
+    512: "u2",
+    8: "i4",
+    768: "u4",
+    1024: "i8",
+    1280: "u8",
+    16: "f4",
+    64: "f8",
+}
+"""Grey data types of NIfTI-1."""
 
 
 def image_io(path: Path, name: str) -> str:
@@ -79,7 +98,7 @@ def data_file(path: Path, name: str = "volume") -> Path | None:
 def check_file(path: Path, max_voxels: int, name: str, *, voxels: bool = True) -> None:
     """Refuse a volume file that is missing, cut short, in several pieces, or that announces too many voxels.
 
-    `voxels` = false leaves out the pass through the stream of a `.nii.gz`.
+    `voxels` = false leaves out what needs more than the header.
 
     Raises:
         ImageError: with what is wrong.
@@ -111,43 +130,72 @@ def unreadable(name: str, found: str = "a file that is damaged or not of the for
     return ImageError(name, found, "a complete image file", "Copy or export it again.")
 
 
+def not_finite(name: str, count: int) -> ImageError:
+    """The error for voxels that are no numbers."""
+    return ImageError(
+        name, f"{count} voxel(s) that are NaN or infinite", "numbers in all voxels", "Export the volume again."
+    )
+
+
+@dataclass(frozen=True)
+class _Nifti:
+    """What a NIfTI-1 header says of the voxels."""
+
+    dtype: np.dtype[Any]
+    offset: int
+    count: int
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the file must have."""
+        return self.offset + self.count * self.dtype.itemsize
+
+
 def _check_nifti(path: Path, max_voxels: int, name: str, voxels: bool) -> None:
     packed = path.name.lower().endswith(".gz")
+    bad = 0
     try:
         with gzip.open(path) if packed else path.open("rb") as stream:
-            needed = _nifti_bytes(stream.read(540), max_voxels, name)
-            if not packed:
-                found = path.stat().st_size
-            elif voxels:
-                found = stream.seek(0)
-                while found <= needed and (block := stream.read(_BLOCK)):
-                    found += len(block)
+            header = _nifti_header(stream.read(348), max_voxels, name)
+            if voxels and (packed or header.dtype.kind == "f"):
+                found, bad = _nifti_pass(stream, header)
             else:
-                found = needed
+                found = header.bytes if packed else path.stat().st_size
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise unreadable(name, "a compressed file that is damaged or cut short") from None
-    if found < needed:
-        raise unreadable(name, f"{found} bytes of image where its header announces {needed}")
+    if found < header.bytes:
+        raise unreadable(name, f"{found} bytes of image where its header announces {header.bytes}")
+    if bad:
+        raise not_finite(name, bad)
 
 
-def _nifti_bytes(header: bytes, max_voxels: int, name: str) -> int:
-    """Bytes that a NIfTI-1 or NIfTI-2 file must have, from its header."""
-    for order in "<>":
-        if len(header) >= 348 and struct.unpack_from(f"{order}i", header)[0] == 348 and header[344:348] == b"n+1\0":
-            dims = struct.unpack_from(f"{order}8h", header, 40)
-            bits, offset = struct.unpack_from(f"{order}h", header, 72)[0], struct.unpack_from(f"{order}f", header, 108)[0]
-            break
-        if len(header) >= 540 and struct.unpack_from(f"{order}i", header)[0] == 540 and header[4:8] == b"n+2\0":
-            dims = struct.unpack_from(f"{order}8q", header, 16)
-            bits, offset = struct.unpack_from(f"{order}h", header, 14)[0], struct.unpack_from(f"{order}q", header, 168)[0]
-            break
-    else:
-        raise unreadable(name, "a file without a NIfTI header")
-    if not 1 <= dims[0] <= 7 or min(dims[1 : dims[0] + 1]) < 1 or bits < 1 or not 0 <= offset < _HEADER_LIMIT:
+def _nifti_header(header: bytes, max_voxels: int, name: str) -> _Nifti:
+    order = "<" if header[:4] == (348).to_bytes(4, "little") else ">"
+    if len(header) < 348 or struct.unpack_from(f"{order}i", header)[0] != 348 or header[344:348] != b"n+1\0":
+        raise unreadable(name, "a file without the header of a single-file NIfTI-1 image")
+    dims = struct.unpack_from(f"{order}8h", header, 40)
+    kind, bits = struct.unpack_from(f"{order}2h", header, 70)
+    offset = struct.unpack_from(f"{order}f", header, 108)[0]
+    if kind not in _NIFTI_TYPES:
+        raise ImageError(name, "voxels that are colours or complex numbers", "grey values", "Give the CT itself.")
+    dtype, size = np.dtype(order + _NIFTI_TYPES[kind]), dims[1 : dims[0] + 1]
+    if not 1 <= dims[0] <= 7 or min(size) < 1 or bits != dtype.itemsize * 8 or not 348 <= offset < _HEADER_LIMIT:
         raise unreadable(name, "a NIfTI header that contradicts itself")
-    count = math.prod(dims[1 : dims[0] + 1])
-    check_voxels(count, max_voxels, name)
-    return int(offset) + (count * bits + 7) // 8
+    check_voxels(math.prod(size), max_voxels, name)
+    return _Nifti(dtype, int(offset), math.prod(size))
+
+
+def _nifti_pass(stream: BinaryIO, header: _Nifti) -> tuple[int, int]:
+    """Bytes found, up to what is needed, and voxels that are NaN or infinite, which ITK would turn into zeros."""
+    found, bad = stream.seek(header.offset), 0
+    while found < header.bytes and (block := stream.read(min(_BLOCK, header.bytes - found))):
+        found += len(block)
+        if header.dtype.kind == "f":
+            values = np.frombuffer(block, header.dtype, count=len(block) // header.dtype.itemsize)
+            bad += int((~np.isfinite(values)).sum())
+    # The checksum of a compressed stream is compared where it ends.
+    stream.read(1)
+    return found, bad
 
 
 def _check_nrrd(path: Path, name: str) -> None:

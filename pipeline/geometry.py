@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk  # noqa: N813 — the name that its documentation uses
+import SimpleITK as sitk
 
 from ..errors import InputError, Problem
 
@@ -55,11 +55,14 @@ class Geometry:
 
     def to_mm(self, index_xyz: npt.ArrayLike) -> FloatArray:
         """Points (..., 3) in mm of indices (..., 3), which need not be whole numbers."""
-        return np.asarray(index_xyz, float) @ self._step_mm().T + self.origin_mm
+        points_mm: FloatArray = np.asarray(index_xyz, float) @ self._step_mm().T + self.origin_mm
+        return points_mm
 
     def to_index(self, points_mm: npt.ArrayLike) -> FloatArray:
         """Indices (..., 3), not rounded, of points (..., 3) in mm."""
-        return (np.asarray(points_mm, float) - self.origin_mm) @ np.linalg.inv(self._step_mm()).T
+        return np.asarray(
+            (np.asarray(points_mm, float) - self.origin_mm) @ np.linalg.inv(self._step_mm()).T, dtype=float
+        )
 
     def to_lps(self) -> Geometry:
         """The same voxels with axes permuted and flipped so that x, y, z point most nearly to L, P, S."""
@@ -125,7 +128,7 @@ def check_same_geometry(volume: Geometry, mask: Geometry, tolerance_mm: float, *
     Raises:
         ImageError: with everything that differs, expected and found.
     """
-    wrong = []
+    wrong: list[tuple[str, object, object]] = []
     if mask.size_xyz != volume.size_xyz:
         wrong.append(("size", mask.size_xyz, volume.size_xyz))
     if _apart(mask.spacing_mm, volume.spacing_mm) > tolerance_mm:

@@ -14,6 +14,6 @@ def compiled(kernel: Kernel) -> Kernel:
     """The function compiled by numba: cached on disk, without the interpreter lock, in strict floating point.
 
     Strict means that no sum is reordered and no product fused, so that machines with other vector units give the
-    same numbers.
+    same numbers. A division by zero gives infinity or NaN, as in NumPy, and no exception.
     """
-    return cast(Kernel, numba.njit(cache=True, nogil=True, fastmath=False)(kernel))
+    return cast(Kernel, numba.njit(cache=True, nogil=True, fastmath=False, error_model="numpy")(kernel))

@@ -165,7 +165,10 @@ def box_region(geometry: Geometry, stored: Geometry, lesion: Lesion, *, name: st
     low, high = np.array(lesion.box[:3]), np.array(lesion.box[3:])
     if not np.isfinite(lesion.box).all() or (low > high).any():
         raise ImageError(
-            name, f"a box from {_point(low)} to {_point(high)}", "low corners that are not above high ones", "Swap them."
+            name,
+            f"a box from {_point(low)} to {_point(high)}",
+            "low corners that are not above high ones",
+            "Swap them.",
         )
     if lesion.box_unit == "voxel":
         return _voxel_box(geometry, stored, low, high, name)
@@ -204,7 +207,7 @@ def study_sources(study: CtStudy) -> tuple[Source, ...]:
 
 
 def study_inputs(study: CtStudy) -> dict[str, Any]:
-    """What the cohort says of a study and its lesions, JSON-able. The series UID, which identifies, only as a digest."""
+    """What the cohort says of a study and its lesions, JSON-able; of the series UID, which identifies, a digest."""
     masks = _masks(study)
     uid = study.series_uid
     return {
@@ -256,9 +259,7 @@ def _voxel_box(
     return box, np.ones(box.shape, dtype=bool)
 
 
-def _mm_box(
-    geometry: Geometry, low: npt.NDArray[Any], high: npt.NDArray[Any], name: str
-) -> tuple[IndexBox, Bits]:
+def _mm_box(geometry: Geometry, low: npt.NDArray[Any], high: npt.NDArray[Any], name: str) -> tuple[IndexBox, Bits]:
     outer = geometry.corners_mm(outer=True)
     ends = outer.min(axis=0) - _ROUNDING_MM, outer.max(axis=0) + _ROUNDING_MM
     thin = np.maximum(0, (geometry.reach_mm() - (high - low)) / 2) + _ROUNDING_MM

@@ -28,6 +28,10 @@ class PatientRow:
     rows: dict[str, Row] = field(default_factory=dict)
     """Table → row."""
 
+    def is_bad(self, *names: str) -> bool:
+        """Whether one of the fields is a problem already."""
+        return any(name in row.bad for name in names for row in self.rows.values())
+
 
 @dataclass(frozen=True)
 class PatientTables:
@@ -174,13 +178,15 @@ def _gives(section: TableSection, name: str) -> bool:
 
 def _treatment_group(tables: PatientTables, patient: PatientRow, cutoffs: Mapping[str, float]) -> Iterable[Problem]:
     group = patient.values["treatment_group"]
+    if group in cutoffs or patient.is_bad("treatment_group"):
+        return
     if group is None and len(cutoffs) == 1:
         patient.values["treatment_group"] = next(iter(cutoffs))
-    elif group not in cutoffs and (group or any("treatment_group" in table.columns for table in tables.tables)):
+    elif group or any("treatment_group" in table.columns for table in tables.tables):
         yield tables.problem(
             patient,
             "treatment_group",
-            found="nothing" if group is None else shorten(group),
+            found=shorten(group) if group else "nothing",
             expected=f"one of: {', '.join(cutoffs)}",
             remedy=f"{near_match(group or '', cutoffs)}Correct or map the cell, or add a cut-off to [labels].",
         )
@@ -188,7 +194,7 @@ def _treatment_group(tables: PatientTables, patient: PatientRow, cutoffs: Mappin
 
 def _her2_shares(tables: PatientTables, patient: PatientRow) -> Iterable[Problem]:
     shares = {level: patient.values.pop(name) for level, name in enumerate(HER2_SHARES)}
-    if all(share is None for share in shares.values()):
+    if all(share is None for share in shares.values()) or patient.is_bad(*HER2_SHARES):
         return
     try:
         patient.values["her2_heterogeneity"] = complete_shares(shares)
@@ -208,6 +214,8 @@ def _her2_shares(tables: PatientTables, patient: PatientRow) -> Iterable[Problem
 def _outcome(tables: PatientTables, patient: PatientRow, name: str) -> Iterable[Problem]:
     """An event needs a time; a time without an event is of use for the label rule alone."""
     days, event = patient.values[f"{name}_days"], patient.values[f"{name}_event"]
+    if patient.is_bad(f"{name}_days", f"{name}_event"):
+        return
     if event and days is None:
         found = f"an event without {name}_days"
         remedy = "Give the time, or leave the event unknown."

@@ -11,7 +11,7 @@ Numbers come from NumPy's generator, in float64, so that a seed means the same w
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
 
 _RESIDUAL_GAIN = 0.25
+_OPEN_GATE = 4.0
+"""Bias of channel gates (EfficientNet): sigmoid(4) = 0.98; a gate at one half would halve the signal in every block."""
 _RECTIFIED_GAIN = math.sqrt(1 / (0.5 - 0.5 / math.pi))
 """1 / standard deviation of a rectified standard normal variable: gain of a zero-sum filter behind a ReLU."""
 
@@ -29,6 +31,7 @@ def randomise(module: torch.nn.Module, seed: int) -> None:
     import torch
 
     generator = np.random.Generator(np.random.PCG64(seed))
+    child: Any  # torchvision's layers are known by their attributes
     for child in module.modules():
         if isinstance(child, torch.nn.Conv2d):
             _fill(child.weight, _filters(child, generator))
@@ -40,6 +43,9 @@ def randomise(module: torch.nn.Module, seed: int) -> None:
             torch.nn.init.zeros_(child.bias)
         elif hasattr(child, "layer_scale"):  # ConvNeXt's residual branches
             torch.nn.init.constant_(child.layer_scale, _RESIDUAL_GAIN)
+    for child in module.modules():
+        if type(child).__name__ == "SqueezeExcitation":
+            torch.nn.init.constant_(child.fc2.bias, _OPEN_GATE)
     for norm in _last_norms(module):
         torch.nn.init.constant_(norm.weight, _RESIDUAL_GAIN)
 
@@ -67,9 +73,10 @@ def _fill(parameter: torch.Tensor, values: npt.NDArray[np.float64]) -> None:
         parameter.copy_(torch.from_numpy(values.astype(np.float32)))
 
 
-def _last_norms(module: torch.nn.Module) -> list[torch.nn.Module]:
+def _last_norms(module: torch.nn.Module) -> list[Any]:
     """The last normalisation of each residual branch of the networks in the registry."""
-    norms: list[torch.nn.Module] = []
+    norms: list[Any] = []
+    child: Any
     for child in module.modules():
         kind = type(child).__name__
         if kind == "_InvertedResidual" and child.apply_residual:

@@ -278,9 +278,8 @@ class SlideReader:
                 "a slide that can be read everywhere",
                 "Copy the file again from its source.",
             ) from error
-        if rgba[..., 3].min() == 255:
-            return rgba
-        return lay_on_background(rgba, self.background)
+        opaque = np.empty_like(rgba)
+        return opaque if lay_on_background(rgba, self.background, opaque) else rgba
 
 
 def open_reader(slide: Slide, settings: TilesSettings) -> SlideReader:
@@ -348,13 +347,28 @@ def average_area(
             out[i, j, 2] = np.uint8(blue * factor + np.float32(0.5))
 
 
-def lay_on_background(rgba: npt.NDArray[np.uint8], background: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
-    """The picture (y, x, 4) laid over a colour: opaque RGBA, rounded half up."""
-    alpha = rgba[..., 3:].astype(np.uint32)
-    colour = np.array(background, np.uint32)
-    opaque = np.full_like(rgba, 255)
-    opaque[..., :3] = (rgba[..., :3] * alpha + colour * (255 - alpha) + 127) // 255
-    return opaque
+@compiled
+def lay_on_background(
+    rgba: npt.NDArray[np.uint8], background: tuple[int, int, int], opaque: npt.NDArray[np.uint8]
+) -> bool:
+    """Lay a picture (y, x, 4) over a colour, into `opaque` (y, x, 4), rounded half up.
+
+    Returns whether any of it was transparent; where not, `opaque` is left as it was.
+    """
+    height, width = rgba.shape[:2]
+    transparent = False
+    for y in range(height):
+        for x in range(width):
+            transparent |= rgba[y, x, 3] != 255
+    if transparent:
+        for y in range(height):
+            for x in range(width):
+                alpha = np.uint32(rgba[y, x, 3])
+                for channel in range(3):
+                    mixed = rgba[y, x, channel] * alpha + np.uint32(background[channel]) * (np.uint32(255) - alpha)
+                    opaque[y, x, channel] = (mixed + np.uint32(127)) // np.uint32(255)
+                opaque[y, x, 3] = 255
+    return transparent
 
 
 def _blocks(shape: tuple[int, int], scale: float) -> Iterator[tuple[slice, slice]]:
@@ -406,4 +420,3 @@ def _plain(error: Exception) -> str:
 
 def _damage(error: Exception, path: Path) -> str:
     return f"{path.name}, which cannot be opened ({_plain(error)})"
-

@@ -9,7 +9,7 @@ import csv
 import datetime
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +47,8 @@ class Row:
     key: str
     """The row's own id; empty where there is none."""
     values: dict[str, Any]
+    bad: frozenset[str] = frozenset()
+    """Fields whose cell or column is a problem already, so that nothing further is said of their being unknown."""
 
     @property
     def place(self) -> str:
@@ -97,7 +99,7 @@ def cell_text(value: object) -> str:
         return value.date().isoformat()
     if isinstance(value, datetime.date):
         return value.isoformat()
-    text = str(value).strip().strip("\ufeff")
+    text = str(value).replace("\ufeff", "").strip()
     whole = _WHOLE.fullmatch(text)
     return whole[1] if whole else text
 
@@ -132,7 +134,8 @@ def read_fields(
     try:
         raw = read_cells(path, section.sheet)
     except TableError as error:
-        remedy = "Correct `table` (and `sheet`) or `data` in the cohort file, or the table file."
+        near = near_match(path.name, _neighbours(path)) if not path.exists() else ""
+        remedy = f"{near}Correct `table` (and `sheet`) or `data` in the cohort file, or the table file."
         found = f"{path.name}: {error.found}"
         return TableRows(name, {}, (), False), [*problems, Problem(name, "", "", found, error.expected, remedy)]
     columns, places, missing = _find_columns(name, section, specs, raw)
@@ -141,19 +144,34 @@ def read_fields(
     readers = {field: _CellReader(name, columns[field], section, specs[field]) for field in columns}
     for reader in readers.values():
         problems += reader.check_targets()
+    lost = {field for field in section.columns.keys() | section.constants.keys() if field in specs} - columns.keys()
+    lost -= {field for field, value in constants.items() if value is not None}
     rows = []
-    key_field = next(iter(specs))
     for line, cells in raw.rows:
-        key = readers[key_field].word(cells[places[key_field]]) if key_field in readers else None
-        row = Row(line, key or "", {**dict.fromkeys(specs), **constants})
-        for field, reader in readers.items():
-            row.values[field], wrong = reader.read(row, cells[places[field]])
-            problems += wrong
-        rows.append(row)
+        row, wrong = _read_row(line, {field: cells[place] for field, place in places.items()}, readers, specs, lost)
+        rows.append(replace(row, values={**row.values, **constants}))
+        problems += wrong
     for reader in readers.values():
         problems += reader.ambiguous()
     readable = all(field in columns or field in constants for field, spec in specs.items() if spec.required)
     return TableRows(name, columns, tuple(rows), readable), problems
+
+
+def _read_row(
+    line: int, cells: Mapping[str, str], readers: Mapping[str, _CellReader], specs: Iterable[str], lost: set[str]
+) -> tuple[Row, list[Problem]]:
+    key_field = next(iter(specs))
+    key = readers[key_field].word(cells[key_field]) if key_field in readers else None
+    row = Row(line, key or "", dict.fromkeys(specs))
+    bad = set(lost)
+    problems = []
+    for field, reader in readers.items():
+        row.values[field], wrong = reader.read(row.place, cells[field])
+        if wrong:
+            problems.append(wrong)
+        if wrong or (row.values[field] is None and reader.word(cells[field]) is not None):
+            bad.add(field)
+    return replace(row, bad=frozenset(bad)), problems
 
 
 class _CellReader:
@@ -188,25 +206,24 @@ class _CellReader:
                 return self._known(word)
         return cell
 
-    def read(self, row: Row, cell: str) -> tuple[Any, list[Problem]]:
+    def read(self, place: str, cell: str) -> tuple[Any, Problem | None]:
         """The value of a cell, and what is wrong with it."""
         self._unclear_cells += cell in self._unclear and cell not in self._exact
         word = self.word(cell)
         if word is None:
             if not self._spec.required:
-                return None, []
+                return None, None
             remedy = "Fill in the cell, or remove the row."
-            return None, [self._problem(row.place, shorten(cell), self._spec.expected, remedy)]
+            return None, self._problem(place, shorten(cell), self._spec.expected, remedy)
         if word in self._refused:
-            return None, []
+            return None, None
         try:
-            return self._spec.parse(word), []
+            return self._spec.parse(word), None
         except CellError as error:
             how = f"Correct the cell, or map its word in {self._values}."
             if error.severity == "warning":
                 how = "It counts as unknown."
-            problem = self._problem(row.place, shorten(cell), error.expected, error.hint + how, error.severity)
-            return None, [problem]
+            return None, self._problem(place, shorten(cell), error.expected, error.hint + how, error.severity)
 
     def check_targets(self) -> list[Problem]:
         """Words of the cohort file that the field does not take; their cells are not reported again."""
@@ -249,7 +266,7 @@ class _CellReader:
 
 def section_key(table: str) -> str:
     """Key of a table's section in the cohort file: `reports` for `reports 2`."""
-    return table.split()[0]
+    return table.split(maxsplit=1)[0]
 
 
 def _check_names(name: str, section: TableSection, specs: Mapping[str, FieldSpec]) -> list[Problem]:
@@ -316,6 +333,11 @@ def _constants(
             remedy = f"{error.hint}Correct [{section_key(name)}.constants]."
             problems.append(Problem(name, "", f"constants.{field}", shorten(text), error.expected, remedy))
     return values, problems
+
+
+def _neighbours(path: Path) -> list[str]:
+    """Names of the files where a table was looked for."""
+    return sorted(file.name for file in path.parent.iterdir()) if path.parent.is_dir() else []
 
 
 def _ragged_rows(name: str, raw: RawTable) -> list[Problem]:

@@ -19,6 +19,7 @@ from python_calamine import CalamineError, CalamineWorkbook
 
 from ..errors import InputError
 
+
 class TableError(InputError):
     """A table file cannot be read: says which file, what was expected, and what was found."""
 

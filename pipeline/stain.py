@@ -3,6 +3,8 @@
 Lab is CIE 1976 L*a*b* for D65 and the 2° observer, reached from sRGB by IEC 61966-2-1. Reinhard's method (Reinhard et
 al., IEEE Computer Graphics and Applications 21(5):34–41, 2001) shifts and scales each channel so that its mean and
 standard deviation become a target's; mumo does so in Lab, as is usual in histology, with statistics over tissue.
+A map that fits tissue gives glass a tint, so pixels take part by their weight (see `TissueRule`): tissue wholly, glass
+not at all, and nothing changes abruptly between.
 
 `rgb_to_lab` and `lab_to_rgb` say what is computed; `measure` and `normalise` compute it a row at a time, in single
 precision and without an array larger than a row.
@@ -19,7 +21,7 @@ import numpy.typing as npt
 
 from .jit import compiled
 from .slides import RgbImage
-from .tissue import TissueRule
+from .tissue import RuleTables, TissueRule
 
 Floats = npt.NDArray[np.floating]
 Triple = tuple[float, float, float]
@@ -110,15 +112,13 @@ def measure(pixels: RgbImage, rule: TissueRule, table: npt.NDArray[np.uint8] | N
     return pool([moments(pixels, rule, table)])
 
 
-def moments(
-    pixels: RgbImage, rule: TissueRule, table: npt.NDArray[np.uint8] | None = None
-) -> npt.NDArray[np.float64]:
+def moments(pixels: RgbImage, rule: TissueRule, table: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.float64]:
     """Sums behind the statistics, of shape (8,): pixels, tissue pixels, Σ of L, a, b, Σ of squares of L, a, b.
 
     Sums of several pictures add up to the sums of all (see `pool`).
     """
     sums = np.zeros(8)
-    _sum_lab(pixels, _tables(rule, table), _FROM_RGB.astype(np.float32), sums)
+    _sum_lab(pixels, _tables(rule, table), _FROM_RGB.astype(np.float32), _row(pixels.shape[1]), sums)
     return sums
 
 
@@ -148,12 +148,13 @@ def normalise(
 ) -> LabStatistics:
     """Map every pixel of a picture (y, x, 3) in place: white balance, to Lab, `affine`, to sRGB, rounded half up.
 
+    Pixels that are less coloured than tissue are moved only part of the way, by their weight under the rule.
     Returns the statistics afterwards, of the pixels that were tissue before.
     """
     sums = np.zeros(8)
     gain, shift = np.array(affine.gain, np.float32), np.array(affine.shift, np.float32)
     matrix, inverse = _FROM_RGB.astype(np.float32), _TO_RGB.astype(np.float32)
-    _map_lab(pixels, _tables(rule, table), matrix, gain, shift, inverse, _encoded_table(), sums)
+    _map_lab(pixels, _tables(rule, table), matrix, gain, shift, inverse, _encoded_table(), _row(pixels.shape[1]), sums)
     return pool([sums])
 
 
@@ -166,15 +167,13 @@ class _Tables(NamedTuple):
     """(3, 256): linear light after white balance."""
     plain: npt.NDArray[np.float32]
     """(3, 256): linear light without it."""
-    difference: npt.NDArray[np.uint8]
-    """(256,): see `TissueRule.tables`."""
-    least: int
+    rule: RuleTables
 
 
 def _tables(rule: TissueRule, balance: npt.NDArray[np.uint8] | None) -> _Tables:
     table = white_balance_table(None) if balance is None else balance
     linear = decode_gamma(np.arange(256) / 255).astype(np.float32)
-    return _Tables(table, linear[table], np.tile(linear, (3, 1)), *rule.tables())
+    return _Tables(table, linear[table], np.tile(linear, (3, 1)), rule.tables())
 
 
 def _triple(values: npt.NDArray[np.float64]) -> Triple:
@@ -187,28 +186,50 @@ def _encoded_table() -> npt.NDArray[np.uint8]:
     return np.floor(encode_gamma(np.arange(_LUT_SIZE) / (_LUT_SIZE - 1)) * 255 + 0.5).astype(np.uint8)
 
 
+class _Row(NamedTuple):
+    """Room for the work on one row of `width` pixels. Rows and their channels are contiguous, so that loops over
+    them become vector instructions."""
+
+    light: npt.NDArray[np.float32]
+    """(3, width): linear light."""
+    f: npt.NDArray[np.float32]
+    """(3, width): f(X), f(Y), f(Z) of Lab's definition."""
+    scratch: npt.NDArray[np.float32]
+    """(width,)."""
+    weight: npt.NDArray[np.float32]
+    """(width,): how far a pixel takes part in the map."""
+    places: npt.NDArray[np.int32]
+    """(3, width): places in the table of encoded light."""
+    tissue: npt.NDArray[np.int32]
+    """(width,): columns of tissue pixels."""
+
+
+def _row(width: int) -> _Row:
+    light, f = np.empty((2, 3, width), np.float32)
+    places = np.empty((3, width), np.int32)
+    scratch, weight = np.empty((2, width), np.float32)
+    return _Row(light, f, scratch, weight, places, np.empty(width, np.int32))
+
+
 @compiled
-def _lab_row(
-    light: npt.NDArray[np.float32],
-    matrix: npt.NDArray[np.float32],
-    f: npt.NDArray[np.float32],
-    scratch: npt.NDArray[np.float32],
-) -> None:
-    """f(X), f(Y), f(Z) of a row of linear light (3, x) into `f` (3, x), where f is the cube root above the knee.
+def _to_f(row: _Row, count: int, matrix: npt.NDArray[np.float32]) -> None:
+    """`f` of the first `count` pixels from their `light`; f is the cube root above the knee, a line below.
 
     The root starts from a guess on the bits of the float (exponent divided by three) and takes two steps of
     Halley's method, which leaves an error below the resolution of a float.
     """
+    scratch = row.scratch
     bits = scratch.view(np.int32)
+    red, green, blue = row.light[0], row.light[1], row.light[2]
     for axis in range(3):
         from_red, from_green, from_blue = matrix[axis, 0], matrix[axis, 1], matrix[axis, 2]
-        values = f[axis]
-        for x in range(scratch.size):
-            values[x] = from_red * light[0, x] + from_green * light[1, x] + from_blue * light[2, x]
+        values = row.f[axis]
+        for x in range(count):
+            values[x] = from_red * red[x] + from_green * green[x] + from_blue * blue[x]
             scratch[x] = values[x]
-        for x in range(scratch.size):
+        for x in range(count):
             bits[x] = np.int32(np.float32(bits[x]) * np.float32(1 / 3)) + np.int32(_CUBE_ROOT_GUESS)
-        for x in range(scratch.size):
+        for x in range(count):
             value, root = values[x], scratch[x]
             cube = root * root * root
             root = root * (cube + value + value) / (cube + cube + value)
@@ -219,39 +240,39 @@ def _lab_row(
 
 
 @compiled
-def _find_tissue(
-    row: npt.NDArray[np.uint8],
-    tables: _Tables,
-    tissue: npt.NDArray[np.int32],
-) -> int:
-    """Columns of a row (x, 3) that are tissue, into `tissue`; returns how many."""
+def _find_tissue(pixels: npt.NDArray[np.uint8], tables: _Tables, row: _Row) -> int:
+    """Columns of a row of pixels (x, 3) that are tissue, into `row.tissue`, and all weights; returns how many."""
     count = 0
-    for x in range(row.shape[0]):
-        red = tables.balance[0, row[x, 0]]
-        green = tables.balance[1, row[x, 1]]
-        blue = tables.balance[2, row[x, 2]]
+    rule = tables.rule
+    for x in range(pixels.shape[0]):
+        red = tables.balance[0, pixels[x, 0]]
+        green = tables.balance[1, pixels[x, 1]]
+        blue = tables.balance[2, pixels[x, 2]]
         largest = max(red, green, blue)
-        tissue[count] = x
-        count += int(largest >= tables.least and largest - min(red, green, blue) >= tables.difference[largest])
+        difference = largest - min(red, green, blue)
+        row.tissue[count] = x
+        count += int(largest >= rule.least and difference >= rule.difference[largest])
+        weight = rule.slope[largest] * np.float32(difference) + rule.offset[largest]
+        row.weight[x] = min(max(weight, np.float32(0)), np.float32(1))
     return count
 
 
 @compiled
 def _add_lab(
-    row: npt.NDArray[np.uint8],
-    columns: npt.NDArray[np.int32],
+    pixels: npt.NDArray[np.uint8],
+    count: int,
     linear: npt.NDArray[np.float32],
     matrix: npt.NDArray[np.float32],
-    buffers: npt.NDArray[np.float32],
+    row: _Row,
     sums: npt.NDArray[np.float64],
 ) -> None:
-    """Add the sums of `moments` over some columns of a row (x, 3); `linear` is a table (3, 256)."""
-    count = columns.size
-    light, f, scratch = buffers[:3, :count], buffers[3:6, :count], buffers[6, :count]
+    """Add the sums of `moments` over the first `count` columns in `row.tissue` of a row of pixels (x, 3)."""
+    f = row.f
     for k in range(count):
-        x = columns[k]
-        light[0, k], light[1, k], light[2, k] = linear[0, row[x, 0]], linear[1, row[x, 1]], linear[2, row[x, 2]]
-    _lab_row(light, matrix, f, scratch)
+        x = row.tissue[k]
+        for channel in range(3):
+            row.light[channel, k] = linear[channel, pixels[x, channel]]
+    _to_f(row, count, matrix)
     for k in range(count):
         level = np.float64(116) * f[1, k] - 16
         a = np.float64(500) * (f[0, k] - f[1, k])
@@ -262,7 +283,7 @@ def _add_lab(
         sums[5] += level * level
         sums[6] += a * a
         sums[7] += b * b
-    sums[0] += row.shape[0]
+    sums[0] += pixels.shape[0]
     sums[1] += count
 
 
@@ -271,45 +292,46 @@ def _sum_lab(
     pixels: npt.NDArray[np.uint8],
     tables: _Tables,
     matrix: npt.NDArray[np.float32],
+    row: _Row,
     sums: npt.NDArray[np.float64],
 ) -> None:
     """Add the sums of `moments` over a picture to `sums`; only tissue pixels are converted."""
-    width = pixels.shape[1]
-    buffers = np.empty((7, width), np.float32)
-    tissue = np.empty(width, np.int32)
     for y in range(pixels.shape[0]):
-        count = _find_tissue(pixels[y], tables, tissue)
-        _add_lab(pixels[y], tissue[:count], tables.light, matrix, buffers, sums)
+        count = _find_tissue(pixels[y], tables, row)
+        _add_lab(pixels[y], count, tables.light, matrix, row, sums)
 
 
 @compiled
 def _map_row(
-    f: npt.NDArray[np.float32],
-    gain: npt.NDArray[np.float32],
-    shift: npt.NDArray[np.float32],
-    inverse: npt.NDArray[np.float32],
-    places: npt.NDArray[np.int32],
+    row: _Row, gain: npt.NDArray[np.float32], shift: npt.NDArray[np.float32], inverse: npt.NDArray[np.float32]
 ) -> None:
-    """A row's f(X), f(Y), f(Z) (3, x) through the map of Lab to places in the table of encoded light (3, x)."""
-    width = f.shape[1]
+    """`places` of a row from its `f`, through the map of Lab."""
+    x_axis, y_axis, z_axis = row.f[0], row.f[1], row.f[2]
+    weight = row.weight
+    width = weight.size
     knee = np.float32(_KNEE ** (1 / 3))
     for x in range(width):
-        level = gain[0] * (np.float32(116) * f[1, x] - np.float32(16)) + shift[0]
-        a = gain[1] * (np.float32(500) * (f[0, x] - f[1, x])) + shift[1]
-        b = gain[2] * (np.float32(200) * (f[1, x] - f[2, x])) + shift[2]
-        f[1, x] = (level + np.float32(16)) * np.float32(1 / 116)
-        f[0, x] = f[1, x] + a * np.float32(1 / 500)
-        f[2, x] = f[1, x] - b * np.float32(1 / 200)
+        level = np.float32(116) * y_axis[x] - np.float32(16)
+        a, b = np.float32(500) * (x_axis[x] - y_axis[x]), np.float32(200) * (y_axis[x] - z_axis[x])
+        level += weight[x] * (gain[0] * level + shift[0] - level)
+        a += weight[x] * (gain[1] * a + shift[1] - a)
+        b += weight[x] * (gain[2] * b + shift[2] - b)
+        y_axis[x] = (level + np.float32(16)) * np.float32(1 / 116)
+        x_axis[x] = y_axis[x] + a * np.float32(1 / 500)
+        z_axis[x] = y_axis[x] - b * np.float32(1 / 200)
     for axis in range(3):
+        values = row.f[axis]
         for x in range(width):
-            value = f[axis, x]
+            value = values[x]
             line = (value - np.float32(_OFFSET)) * np.float32(1 / _SLOPE)
-            f[axis, x] = value * value * value if value > knee else line
+            values[x] = value * value * value if value > knee else line
     for channel in range(3):
+        places = row.places[channel]
+        from_x, from_y, from_z = inverse[channel, 0], inverse[channel, 1], inverse[channel, 2]
         for x in range(width):
-            value = inverse[channel, 0] * f[0, x] + inverse[channel, 1] * f[1, x] + inverse[channel, 2] * f[2, x]
+            value = from_x * x_axis[x] + from_y * y_axis[x] + from_z * z_axis[x]
             value = min(max(value, np.float32(0)), np.float32(1))
-            places[channel, x] = np.int32(value * np.float32(_LUT_SIZE - 1) + np.float32(0.5))
+            places[x] = np.int32(value * np.float32(_LUT_SIZE - 1) + np.float32(0.5))
 
 
 @compiled
@@ -321,23 +343,20 @@ def _map_lab(
     shift: npt.NDArray[np.float32],
     inverse: npt.NDArray[np.float32],
     encoded: npt.NDArray[np.uint8],
+    row: _Row,
     sums: npt.NDArray[np.float64],
 ) -> None:
     """Map a picture in place and add the sums of its tissue afterwards to `sums`."""
     width = pixels.shape[1]
-    buffers = np.empty((7, width), np.float32)
-    light, f, scratch = buffers[:3], buffers[3:6], buffers[6]
-    places = np.empty((3, width), np.int32)
-    tissue = np.empty(width, np.int32)
     for y in range(pixels.shape[0]):
-        row = pixels[y]
-        count = _find_tissue(row, tables, tissue)
+        line = pixels[y]
+        count = _find_tissue(line, tables, row)
         for x in range(width):
             for channel in range(3):
-                light[channel, x] = tables.light[channel, row[x, channel]]
-        _lab_row(light, matrix, f, scratch)
-        _map_row(f, gain, shift, inverse, places)
+                row.light[channel, x] = tables.light[channel, line[x, channel]]
+        _to_f(row, width, matrix)
+        _map_row(row, gain, shift, inverse)
         for x in range(width):
             for channel in range(3):
-                row[x, channel] = encoded[places[channel, x]]
-        _add_lab(row, tissue[:count], tables.plain, matrix, buffers, sums)
+                line[x, channel] = encoded[row.places[channel, x]]
+        _add_lab(line, count, tables.plain, matrix, row, sums)

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk  # noqa: N813 — the name that its documentation uses
+import SimpleITK as sitk
 
 from .dicom import Series, read_series
-from .formats import check_file, check_voxels, image_io, unreadable
+from .formats import check_file, check_voxels, image_io, not_finite, unreadable
 from .geometry import Geometry, ImageError, Triple, lps_axes
 
 SLICE_TOLERANCE = 0.1
@@ -184,19 +184,21 @@ def _file_geometry(reader: Any, max_voxels: int, name: str) -> Geometry:
 
 
 def _read_slices(series: Series, name: str) -> npt.NDArray[Any]:
-    """Rescaled voxels (z, y, x) of a series, one slice at a time into the array that is returned."""
+    """Rescaled voxels (z, y, x) of a series, in the order of its files."""
     columns, rows, count = series.geometry.size_xyz
-    array = np.empty((count, rows, columns), dtype=series.dtype)
+    reader = sitk.ImageSeriesReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetNumberOfThreads(1)
+    reader.SetOutputPixelType(sitk.sitkInt16 if series.dtype == "int16" else sitk.sitkFloat32)
+    reader.SetFileNames([str(file) for file in series.files])
     with _silent_itk():
-        for number, file in enumerate(series.files):
-            try:
-                image = _reader("GDCMImageIO", file).Execute()
-            except RuntimeError:
-                raise unreadable(name, f"a slice (number {number} along the series) whose pixels are damaged") from None
-            if image.GetSize() != (columns, rows, 1) or image.GetNumberOfComponentsPerPixel() != 1:
-                raise unreadable(name, f"a slice (number {number} along the series) that contradicts its header")
-            array[number] = sitk.GetArrayViewFromImage(image)[0]
-    return array
+        try:
+            array = sitk.GetArrayFromImage(reader.Execute())
+        except RuntimeError:
+            raise unreadable(name, "a series with a slice whose pixels are damaged or contradict its header") from None
+    if array.shape != (count, rows, columns):
+        raise unreadable(name, "a series whose slices contradict their headers")
+    return np.asarray(array)
 
 
 def _as_intensities(raw: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -209,9 +211,7 @@ def _as_intensities(raw: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _check_finite(array: npt.NDArray[Any], name: str) -> None:
     """Refuse NaN and infinities; slice by slice, to need no second array."""
     if array.dtype.kind == "f" and (bad := sum(int((~np.isfinite(plane)).sum()) for plane in array)):
-        raise ImageError(
-            name, f"{bad} voxel(s) that are NaN or infinite", "numbers in all voxels", "Export the volume again."
-        )
+        raise not_finite(name, bad)
 
 
 def _in_lps(stored_zyx: npt.NDArray[Any], stored: Geometry) -> Volume:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import Settings, WindowsSettings
-from ..errors import ConfigError, InputError, Problem
+from ..errors import ConfigError, InputError, Problem, StoreError
 from ..stores.records import Store
 from ..stores.specs import HISTOGRAMS, WINDOWS
 from ..stores.tables import read_rows, write_table
@@ -66,7 +66,6 @@ class WindowsStage(Stage):
         """
         if not cohort.ct_studies:
             return []
-        own = settings.windows.model_dump(mode="json", exclude={"split_file", "table"})
         if settings.windows.table is not None:
             source = Source("windows", settings.windows.table, full=True)
             return [Item(self.name, "cohort", (), {"taken": True}, sources=(source,))]
@@ -85,7 +84,7 @@ class WindowsStage(Stage):
                 self.name,
                 "cohort",
                 payload=tuple(items),
-                settings=own,
+                settings=settings.windows.model_dump(mode="json", exclude={"split_file", "table"}),
                 sources=() if split is None else (Source("split", split, full=True),),
                 upstream=tuple(Upstream(self.name, item, "histograms.parquet") for item in items),
             )
@@ -180,7 +179,7 @@ def fit_windows(histograms: Sequence[Mapping[str, Any]], settings: WindowsSettin
 
 
 def find_window(rows: Iterable[Mapping[str, Any]], lesion_type: str, centre: str) -> tuple[float, float, str]:
-    """The window of a lesion: (low, high, level), in HU; its pair's if there is one, else its type's, else the cohort's.
+    """The window (low, high, level) of a lesion, HU: its pair's if there is one, else its type's, else the cohort's.
 
     Raises:
         InputError: the table has no window at all.
@@ -245,8 +244,6 @@ def training_patients(split_file: Path) -> frozenset[str]:
 
 def _read_windows(file: Path) -> list[Row]:
     """The table of windows of another store."""
-    from ..errors import StoreError
-
     try:
         rows = read_rows(file, WINDOWS)
     except StoreError:

@@ -4,8 +4,7 @@ A pack is a folder `STORE/packed/<key>/` of `.npy` files and one `meta.json`. Th
 every part that was read, so that a pack is built once, found again from the completion records alone, and never
 stands for other content. It is written to staging and renamed, so a pack that can be seen is whole.
 
-Features of all bags (or lesions) lie one after another, patient after patient; `offsets` says where each patient's
-begin. Packing costs the disk space of the features once more, and the memory of one block of bags.
+Packing costs the disk space of the features once more, and the memory of one block of bags.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..config import LESION_TYPES
 from ..errors import StoreError
 from .arrays import open_array, open_group
+from .packed import MODALITIES, PACK_VERSION, TIME_CLASSES, Array, Packed, load_pack
 from .records import Record, Store, fingerprint
 from .specs import (
     BAGS,
@@ -39,105 +38,10 @@ from .specs import (
 )
 from .tables import read_rows, read_table
 
-PACK_VERSION = 1
-"""Raised when the files of a pack change; part of the key."""
-
-MODALITIES = ("pathology", "radiology")
-"""Imaging modalities, in the order of everything that is kept for each."""
-
-TIME_CLASSES = 3
-"""Acquisition-time classes."""
-
 _BLOCK = 64
 _NAMED = 5
 
 _log = logging.getLogger(__name__)
-
-Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class CodeItem:
-    """One item of a report or of patient information."""
-
-    name: str
-    classes: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Codes:
-    """The items of one group (`pathology_report`, `radiology_report`, `patient_information`)."""
-
-    items: tuple[CodeItem, ...]
-    values: Array
-    """[patient, class of the first item, …, class of the last] float32; all zero within an item: unknown."""
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Number of classes of each item."""
-        return tuple(len(item.classes) for item in self.items)
-
-
-@dataclass(frozen=True, eq=False)
-class Units:
-    """The bags (pathology) or lesions (radiology) of all patients, patient after patient."""
-
-    features: Array
-    """[unit, word or view, feature] float16; view 0 of a lesion is the plain one."""
-    offsets: Array
-    """[patient + 1] int64: the units of patient p are `offsets[p]` to `offsets[p + 1]`."""
-    classes: Array
-    """[unit] int8: region class of a bag (−1 unknown), or index of a lesion's type in `config.LESION_TYPES`."""
-    word_classes: Array
-    """[unit, word] int8: region class of words, −1 unknown; [unit, 0] for lesions."""
-    omics: Array
-    """[unit, column] float32; NaN where a value is missing."""
-    omics_known: Array
-    """[unit] bool: false where all omics values are missing."""
-    sources: Array
-    """[unit] text: the item of the store, `slide-<id>` or `ct-<id>`."""
-    names: Array
-    """[unit] text: number of the bag in its slide, or id of the lesion in its study."""
-    omics_columns: tuple[str, ...]
-
-    @property
-    def counts(self) -> npt.NDArray[np.int64]:
-        """[patient] number of units."""
-        return np.diff(self.offsets)
-
-    @property
-    def has_words(self) -> bool:
-        """Whether the middle axis of `features` counts words (of a bag) and not views (of a lesion)."""
-        return self.word_classes.shape[1] > 0
-
-
-@dataclass(frozen=True, eq=False)
-class Packed:
-    """Everything that training reads."""
-
-    key: str
-    """Fingerprint of the content."""
-    patients: tuple[str, ...]
-    centres: tuple[str, ...]
-    labels: Array
-    """[patient] int8: 1 responder, 0 non-responder, −1 unknown."""
-    days: dict[str, Array]
-    """`pfs` and `os`: [patient] float64 days, NaN unknown."""
-    events: dict[str, Array]
-    """`pfs` and `os`: [patient] int8: 1 event observed, 0 censored, −1 unknown."""
-    units: dict[str, Units]
-    """For each of `MODALITIES`."""
-    times: dict[str, Array]
-    """For each of `MODALITIES`: [patient, 3] float32, one-hot acquisition time, all zero when unknown."""
-    codes: dict[str, Codes]
-    """For each group."""
-    weights: str
-    """Name of the backbone's weights; empty without deep features."""
-    weights_sha256: str
-    windows_digest: str
-    """Digest of the grey-level windows of the CT; empty without any."""
-    warnings: tuple[str, ...] = field(default=())
-    """What is missing and how often, as sentences."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +97,7 @@ def pack(store: Store) -> Packed:
     target = store.path / "packed" / key
     if not target.exists():
         _build(store, records, chosen, key, target)
-    packed = _load(target, missing)
+    packed = load_pack(target, missing)
     for warning in packed.warnings:
         _log.warning("%s", warning)
     return packed
@@ -432,7 +336,7 @@ def _fill_word_classes(used: Sequence[_Source], out: Array) -> None:
 
 def _pack_features(store: Store, kind: _Kind, used: Sequence[_Source], total: int, file: Path) -> int:
     """Copy the deep features of all units into one file, block by block; returns the length of the middle axis."""
-    out: Array | None = None
+    out: np.memmap[Any, Any] | None = None
     first, row = "", 0
     for source in used:
         array = open_array(open_group(store.part("embed", source.item, "features.zarr")), kind.features)
@@ -450,7 +354,7 @@ def _pack_features(store: Store, kind: _Kind, used: Sequence[_Source], total: in
                 f"{out.shape[1:]}; run `mumo extract all` with one configuration"
             )
         for start in range(0, array.shape[0], _BLOCK):
-            block = array[start : start + _BLOCK]
+            block = np.asarray(array[start : start + _BLOCK])
             out[row : row + len(block)] = block
             row += len(block)
     if out is None:
@@ -494,62 +398,3 @@ def _pack_omics(
         meta["warnings"].append(f"{int((~known).sum())} of {total} units of {kind.modality} have no omics features")
     np.save(staging / f"{kind.modality}_omics.npy", out)
     np.save(staging / f"{kind.modality}_omics_known.npy", known)
-
-
-# --- reading ----------------------------------------------------------------------------------------------
-
-
-def _load(folder: Path, missing: Sequence[str]) -> Packed:
-    try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise StoreError(f"packed/{folder.name}: not readable ({error}); delete this folder") from error
-    units = {
-        modality: Units(
-            omics_columns=tuple(meta["omics_columns"][modality]),
-            **{
-                name: _array(folder, f"{modality}_{name}", mapped=name in ("features", "omics"))
-                for name in (
-                    "features",
-                    "offsets",
-                    "classes",
-                    "word_classes",
-                    "omics",
-                    "omics_known",
-                    "sources",
-                    "names",
-                )
-            },
-        )
-        for modality in MODALITIES
-    }
-    codes = {
-        group: Codes(
-            tuple(CodeItem(item["name"], tuple(item["classes"])) for item in items), _array(folder, f"{group}_codes")
-        )
-        for group, items in meta["codes"].items()
-    }
-    return Packed(
-        key=meta["key"],
-        patients=tuple(meta["patients"]),
-        centres=tuple(meta["centres"]),
-        labels=_array(folder, "labels"),
-        days={endpoint: _array(folder, f"{endpoint}_days") for endpoint in ("pfs", "os")},
-        events={endpoint: _array(folder, f"{endpoint}_events") for endpoint in ("pfs", "os")},
-        units=units,
-        times={modality: _array(folder, f"{modality}_times") for modality in MODALITIES},
-        codes=codes,
-        weights=meta["weights"],
-        weights_sha256=meta["weights_sha256"],
-        windows_digest=meta["windows_digest"],
-        warnings=(*missing, *meta["warnings"]),
-    )
-
-
-def _array(folder: Path, name: str, *, mapped: bool = False) -> Array:
-    file = folder / f"{name}.npy"
-    try:
-        array: Array = np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise StoreError(f"packed/{folder.name}/{name}.npy: not readable ({error}); delete this folder") from error
-    return array

@@ -70,10 +70,12 @@ def render_volume(plan: CtPlan, seed: int) -> Volume:
     spacing = _SPACING_MM[plan.centre]
     slices = int(rng.integers(20, 25))
     shape = (slices, SIDE_PX, SIDE_PX)
-    z, y, x = (
-        ((np.arange(count) - (count - 1) / 2) * step).astype(np.float32).reshape([-1 if axis == own else 1 for axis in range(3)])
-        for own, (count, step) in enumerate(zip(shape, spacing[::-1], strict=True))
-    )
+    # Coordinates in mm from the middle of the volume, each along its own axis of (z, y, x).
+    axes = [
+        ((np.arange(count) - (count - 1) / 2) * step).astype(np.float32)
+        for count, step in zip(shape, reversed(spacing), strict=True)
+    ]
+    z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
     hu = np.broadcast_to(_abdomen(rng, x, y, z), shape).copy()
     labels = np.zeros(shape, dtype=np.uint8)
     placed: list[tuple[npt.NDArray[np.float64], float]] = []
@@ -84,17 +86,26 @@ def render_volume(plan: CtPlan, seed: int) -> Volume:
     hu = ndimage.gaussian_filter(hu, (0.0, 0.55, 0.55))
     hu += ndimage.gaussian_filter(rng.normal(size=shape).astype(np.float32), (0.0, 0.6, 0.6)) * 22.0
     hu += CENTRE_OFFSET_HU[plan.centre]
-    table_mm = (round(float(rng.uniform(-20, 20)), 1), round(float(rng.uniform(-150, -120)), 1), round(float(rng.uniform(-900, 300)), 1))
-    origin = tuple(
-        round(place - (count - 1) / 2 * step, 3) for place, count, step in zip(table_mm, shape[::-1], spacing, strict=True)
+    voxels = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
+    return Volume(voxels, labels, spacing, _draw_origin(rng, shape, spacing))
+
+
+def _draw_origin(rng: np.random.Generator, shape: tuple[int, int, int], spacing: Triple) -> Triple:
+    """Position of the first voxel (x, y, z): where the patient happens to lie in the scanner, to 0.001 mm."""
+    middle = rng.uniform(-20, 20), rng.uniform(-150, -120), rng.uniform(-900, 300)
+    x, y, z = (
+        round(round(float(place), 1) - (count - 1) / 2 * step, 3)
+        for place, count, step in zip(middle, reversed(shape), spacing, strict=True)
     )
-    return Volume(np.clip(np.rint(hu), -1024, 3071).astype(np.int16), labels, spacing, (origin[0], origin[1], origin[2]))
+    return x, y, z
 
 
 def _ellipsoid(x: Field, y: Field, z: Field, centre: Triple, semi_axes: Triple) -> Field:
     """Distance from the centre in semi-axes: below 1 inside."""
     distance: Field = np.sqrt(
-        ((x - centre[0]) / semi_axes[0]) ** 2 + ((y - centre[1]) / semi_axes[1]) ** 2 + ((z - centre[2]) / semi_axes[2]) ** 2
+        ((x - centre[0]) / semi_axes[0]) ** 2
+        + ((y - centre[1]) / semi_axes[1]) ** 2
+        + ((z - centre[2]) / semi_axes[2]) ** 2
     )
     return distance
 
@@ -150,7 +161,9 @@ def _place(
     site = _SITES[lesion_type]
     semi_axes = np.array(site.semi_axes_mm) * rng.uniform(0.85, 1.25) * rng.uniform(0.9, 1.1, size=3)
     for attempt in range(200):
-        centre = np.array(site.centre_mm) + rng.uniform(-1, 1, size=3) * np.array(site.spread_mm)
+        # The longer the search, the further from the usual place it may end.
+        spread = np.array(site.spread_mm) * (1 + attempt / 50)
+        centre = np.array(site.centre_mm) + rng.uniform(-1, 1, size=3) * spread
         reach = float(semi_axes.max())
         if all(np.linalg.norm(centre - other) > reach + other_reach for other, other_reach in placed):
             break

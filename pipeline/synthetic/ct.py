@@ -154,11 +154,11 @@ def _write_dicom(folder: Path, image: Any, plan: CtPlan, seed: int, layout: _Lay
 def _header(plan: CtPlan, uids: list[Any], series_uid: str, index: int) -> Dataset:
     """What a scanner writes of patient and series; all of it is made up."""
     from pydicom.dataset import Dataset
-    from pydicom.uid import CTImageStorage
+    from pydicom.uid import CTImageStorage, generate_uid
 
     header = Dataset()
     header.SOPClassUID = CTImageStorage
-    header.SOPInstanceUID = f"{series_uid}.{index + 1}"
+    header.SOPInstanceUID = generate_uid(_UID_ROOT, [series_uid, str(index)])
     header.StudyInstanceUID, header.FrameOfReferenceUID, header.SeriesInstanceUID = uids[0], uids[1], series_uid
     header.StudyDate, header.StudyTime, header.AccessionNumber = "20200101", "120000", "MADEUPMRN-A"
     header.Modality, header.Manufacturer, header.InstitutionName = "CT", "mumo", "MADEUPHOSPITAL"

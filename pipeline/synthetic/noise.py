@@ -30,4 +30,5 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], wavelength_px
 
 def soft_step(field: npt.NDArray[Any], sharpness: float) -> Field:
     """0 far below zero, 1 far above, linear between ±1/(2 × sharpness)."""
-    return np.clip(field * np.float32(sharpness) + np.float32(0.5), 0, 1).astype(np.float32, copy=False)
+    step: Field = np.clip(field * np.float32(sharpness) + np.float32(0.5), 0, 1).astype(np.float32, copy=False)
+    return step

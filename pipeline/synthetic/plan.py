@@ -25,7 +25,7 @@ CENTRES = ("A", "B")
 """Two centres; the CT scanner of the second one adds an offset to all intensities."""
 
 Source = Literal["slides", "ct", "clinical"]
-SEPARATION: Mapping[Source, float] = {"slides": 0.95, "ct": 0.95, "clinical": 0.85}
+SEPARATION: Mapping[Source, float] = {"slides": 0.9, "ct": 0.8, "clinical": 0.85}
 """Half the distance between responders' and non-responders' mean scores, in standard deviations."""
 
 RESPONDER_SHARE = 0.55
@@ -43,6 +43,9 @@ _LESION_TYPE_SHARES = {
     "adrenal": 0.02,
     "soft tissue": 0.02,
 }
+
+_CENSORED: list[OutcomeKind] = ["censored"]
+_KNOWN: list[OutcomeKind] = ["known"]
 
 Pattern = Literal["both", "pathology", "radiology", "none"]
 CtFormat = Literal["dicom", "nifti"]
@@ -72,8 +75,8 @@ class SlidePlan:
     annotation: Literal["asap", "geojson"] | None
     white_balance: bool
     """Whether the slide has a colour cast and is flagged for white balance."""
-    small: bool
-    """A biopsy with one bag or two, in place of a resection."""
+    tissue: Literal["biopsy", "strip", "resection"]
+    """Kind of tissue: how large it is."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,9 @@ def plan_cohort(patients: int, seed: int, signal: bool) -> CohortPlan:
         ConfigError: too few patients for every pattern of missing parts, or a negative seed.
     """
     if patients < MIN_PATIENTS:
-        raise ConfigError(f"synthetic cohort: expected at least {MIN_PATIENTS} patients, found {patients}; ask for more")
+        raise ConfigError(
+            f"synthetic cohort: expected at least {MIN_PATIENTS} patients, found {patients}; ask for more"
+        )
     if seed < 0:
         raise ConfigError(f"synthetic cohort: expected a seed of 0 or more, found {seed}; choose another")
     people = _draw_patients(patients, seed, signal)
@@ -186,14 +191,14 @@ def _response_probability(scores: Mapping[Source, float]) -> float:
 def _outcome_kinds(count: int, seed: int) -> list[OutcomeKind]:
     """A fixed share of unknown labels, one of them for want of any outcome but survival; one PFS at the cut-off."""
     unknown = max(2, round(UNKNOWN_SHARE * count))
-    kinds: list[OutcomeKind] = ["missing", *["censored"] * (unknown - 1), "at cut-off"]  # type: ignore[list-item]
-    kinds += ["known"] * (count - len(kinds))  # type: ignore[list-item]
+    kinds: list[OutcomeKind] = ["missing", "at cut-off"]
+    kinds += (unknown - 1) * _CENSORED + (count - unknown - 1) * _KNOWN
     order = stream(seed, "kinds").permutation(count)
     return [kinds[place] for place in order]
 
 
 def _quota(shares: Mapping[str, float], count: int, rng: np.random.Generator) -> list[str]:
-    """Words in random order, as often as their shares say and each at least once; the first takes what rounding leaves."""
+    """Words in random order, as often as their shares say, each at least once; the first takes what rounding leaves."""
     words = list(shares)
     drawn = [word for word in words[1:] for _ in range(max(1, round(shares[word] * count)))]
     drawn = [words[0]] * (count - len(drawn)) + drawn
@@ -218,7 +223,7 @@ def _draw_slides(people: tuple[PatientPlan, ...], seed: int) -> tuple[SlidePlan,
                 in_table=place in (2, 4),
                 annotation=_slide_annotation(place),
                 white_balance=place % 12 == 4,
-                small=place == 1 or rng.random() < 0.45,
+                tissue=_slide_tissue(place, rng),
             )
         )
     return tuple(plans)
@@ -228,6 +233,13 @@ def _slide_annotation(place: int) -> Literal["asap", "geojson"] | None:
     if place in (3, 30):
         return "geojson"
     return None if place % 8 == 0 else "asap"
+
+
+def _slide_tissue(place: int, rng: np.random.Generator) -> Literal["biopsy", "strip", "resection"]:
+    draw = rng.random()
+    if place == 1:
+        return "biopsy"  # The slide with the finest pixels is kept small.
+    return "biopsy" if draw < 0.15 else "strip" if draw < 0.75 else "resection"
 
 
 def _draw_ct(people: tuple[PatientPlan, ...], seed: int) -> tuple[CtPlan, ...]:

@@ -37,7 +37,9 @@ def draw_regions(rng: np.random.Generator, piece: Piece, hole: bool) -> tuple[Re
 
     With `hole`, the largest region leaves out a round area, as around necrosis.
     """
-    left, top, right, bottom = (float(value) for value in (*piece.outline_um.min(axis=0), *piece.outline_um.max(axis=0)))
+    left, top, right, bottom = (
+        float(value) for value in (*piece.outline_um.min(axis=0), *piece.outline_um.max(axis=0))
+    )
     tumour = shapely.Polygon(piece.outline_um).buffer(-8.0)
     regions: list[Region] = []
     if rng.random() < 0.25:
@@ -66,7 +68,7 @@ def _polygons(shape: shapely.Geometry) -> list[shapely.Polygon]:
 
 
 def eosin_by_class(regions: Sequence[Region], piece: Piece, shape: tuple[int, int]) -> Field:
-    """Factor (height, width) on the eosin of tumour cells: the higher the class, the pinker, so that it can be learnt."""
+    """Factor (height, width) on the eosin of tumour cells: the higher the class, the pinker, so it can be learnt."""
     factor = np.ones(shape, dtype=np.float32)
     scale = shape[1] / piece.width_um
     y, x = np.mgrid[4 : shape[0] : 8, 4 : shape[1] : 8]
@@ -111,7 +113,9 @@ def write_qupath(file: Path, regions: Sequence[Region], mpp: float) -> None:
             "id": f"00000000-0000-4000-8000-{number:012d}",
             "geometry": {
                 "type": "Polygon",
-                "coordinates": [_corners_px(ring, mpp) for ring in (region.polygon.exterior, *region.polygon.interiors)],
+                "coordinates": [
+                    _corners_px(ring, mpp) for ring in (region.polygon.exterior, *region.polygon.interiors)
+                ],
             },
             "properties": {
                 "objectType": "annotation",

@@ -43,7 +43,7 @@ def annotation_file(plan: SlidePlan) -> str:
 def render_slide(plan: SlidePlan, seed: int) -> RenderedSlide:
     """Draw a slide; the same plan and seed give the same pixels."""
     rng = stream(seed, "pixels", int(plan.slide[1:]))
-    piece = draw_piece(rng, plan.small)
+    piece = draw_piece(rng, plan.tissue)
     look = draw_look(rng, plan.score, plan.white_balance)
     regions = draw_regions(rng, piece, hole=plan.annotation == "geojson")
     # Finer pixels than this show nothing more; they are interpolated.
@@ -81,10 +81,7 @@ def write_pyramid(file: Path, pixels: npt.NDArray[np.uint8], mpp: float | None) 
 
     with tifffile.TiffWriter(file) as writer:
         for factor in _LEVEL_FACTORS:
-            resolution = {}
-            if mpp is not None:
-                pixels_per_cm = 1e4 / (mpp * factor)
-                resolution = {"resolution": (pixels_per_cm, pixels_per_cm), "resolutionunit": "CENTIMETER"}
+            pixels_per_cm = None if mpp is None else 1e4 / (mpp * factor)
             writer.write(
                 _reduce(pixels, factor),
                 tile=(_TILE_PX, _TILE_PX),
@@ -95,7 +92,8 @@ def write_pyramid(file: Path, pixels: npt.NDArray[np.uint8], mpp: float | None) 
                 subfiletype=int(factor > 1),
                 metadata=None,
                 software=False,
-                **resolution,
+                resolution=None if pixels_per_cm is None else (pixels_per_cm, pixels_per_cm),
+                resolutionunit=None if pixels_per_cm is None else "CENTIMETER",
             )
 
 

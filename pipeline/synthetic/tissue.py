@@ -10,6 +10,7 @@ neither mean colour nor its spread tells them apart, only texture.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,10 +37,18 @@ class Piece:
     """Corners (n, 2) of the tissue's outline, x right and y down from the image's top left corner."""
 
 
-def draw_piece(rng: np.random.Generator, small: bool) -> Piece:
-    """A rounded, uneven outline with a margin of glass: about 0.9 mm across when `small`, else about 1.2 mm × 1 mm."""
-    semi_um = np.array([430.0, 415.0] if small else [610.0, 470.0]) * rng.uniform(0.97, 1.06, size=2)
-    margin_um = rng.uniform(70, 130, size=2)
+PIECE_SIZES_UM: Mapping[str, tuple[float, float]] = {
+    "biopsy": (580.0, 560.0),
+    "strip": (970.0, 580.0),
+    "resection": (1080.0, 980.0),
+}
+"""Typical width and height of each kind of tissue: one, two and four bags of 512 µm."""
+
+
+def draw_piece(rng: np.random.Generator, kind: str) -> Piece:
+    """A rounded, uneven outline with a margin of glass; `kind` is one of `PIECE_SIZES_UM`."""
+    semi_um = np.array(PIECE_SIZES_UM[kind]) / 2 * rng.uniform(0.97, 1.04, size=2)
+    margin_um = rng.uniform(55, 85, size=2)
     angle = np.linspace(0, 2 * np.pi, 96, endpoint=False)
     # A superellipse of exponent 4 is a rectangle with round corners; waves make it uneven.
     radius = (np.abs(np.cos(angle)) ** 4 + np.abs(np.sin(angle)) ** 4) ** -0.25
@@ -85,7 +94,9 @@ def draw_look(rng: np.random.Generator, score: float, colour_cast: bool) -> Look
     )
 
 
-def render_tissue(rng: np.random.Generator, piece: Piece, look: Look, eosin_factor: Field | None, mpp: float) -> npt.NDArray[np.uint8]:
+def render_tissue(
+    rng: np.random.Generator, piece: Piece, look: Look, eosin_factor: Field | None, mpp: float
+) -> npt.NDArray[np.uint8]:
     """Image (height, width, 3) of the piece at `mpp` µm/px.
 
     `eosin_factor` (height, width) multiplies the eosin of tumour cells, for regions that stain differently.
@@ -123,7 +134,8 @@ def _fibres(rng: np.random.Generator, shape: tuple[int, int], mpp: float) -> Fie
     phase = (x * np.float32(np.cos(direction)) + y * np.float32(np.sin(direction))) * np.float32(mpp / 16.0)
     phase += 2.2 * smooth_noise(rng, shape, 190.0 / mpp) + 0.25 * smooth_noise(rng, shape, 30.0 / mpp)
     # A triangle wave: as good as a sine here, and much faster.
-    return np.abs(2 * (phase - np.floor(phase)) - 1)
+    wave: Field = np.abs(2 * (phase - np.floor(phase)) - 1)
+    return wave
 
 
 def _cracks(rng: np.random.Generator, shape: tuple[int, int], mpp: float) -> Field:
@@ -178,7 +190,8 @@ def _nucleus(rng: np.random.Generator, radius_px: float, elongation: float) -> F
     body = soft_step(1 - distance, radius_px / 1.6)
     rim = soft_step(0.22 - np.abs(distance - 0.85), 4.0)
     chromatin = smooth_noise(rng, x.shape, max(2.0, 0.7 * radius_px))
-    return (body * np.clip(0.78 + 0.25 * rim + 0.16 * chromatin, 0.4, 1.3)).astype(np.float32)
+    density: Field = (body * np.clip(0.78 + 0.25 * rim + 0.16 * chromatin, 0.4, 1.3)).astype(np.float32)
+    return density
 
 
 def _stamp(

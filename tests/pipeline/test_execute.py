@@ -7,7 +7,8 @@ import pytest
 from stand_in_stages import Copying, FlakyOnce, make_items
 
 from mumo.config import Settings, load_settings
-from mumo.pipeline.execute import Executor, InProcess, LocalProcesses, Status, Task
+from mumo.errors import MumoError
+from mumo.pipeline.execute import DaskCluster, Executor, InProcess, LocalProcesses, Status, Task
 from mumo.pipeline.planning import plan_items
 from mumo.pipeline.sources import SourceDigests
 from mumo.pipeline.stage import Stage
@@ -89,3 +90,26 @@ def test_local_processes__store_equals_the_one_made_in_process(tmp_path: Path) -
     with LocalProcesses(2, SETTINGS) as executor:
         run(executor, stage, two)
     assert one.digest(["tiles"]) == two.digest(["tiles"])
+
+
+@pytest.mark.slow
+def test_dask_cluster__failures_are_recorded_and_the_store_is_the_same(tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    payloads = {f"i{n}": f"text {n}" for n in range(8)} | {"bad": "refuse"}
+    stage = Copying(make_items(payloads))
+    one, two = Store.create(tmp_path / "one"), Store.create(tmp_path / "two")
+    run(InProcess(), stage, one)
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster,
+        DaskCluster(cluster.scheduler_address, SETTINGS) as executor,
+    ):
+        statuses = run(executor, stage, two)
+    assert statuses["bad"].result == "failed"
+    assert one.digest(["tiles"]) == two.digest(["tiles"])
+    assert one.failures("tiles") == two.failures("tiles")
+
+
+def test_dask_cluster__no_scheduler_is_a_clear_error() -> None:
+    with pytest.raises(MumoError, match="no Dask scheduler answers"), DaskCluster("tcp://127.0.0.1:9", SETTINGS):
+        pass

@@ -1,0 +1,263 @@
+"""The run folder: what a training writes and what prediction starts from. Nothing in it needs pickle.
+
+    RUN/
+      run.json             status, versions, seed, counts, weights, which epochs were averaged
+      config.json          sections `model` and `fit` of the settings
+      inputs.json          what a store must look like: widths, items and classes of the codes
+      split.csv            patient, part
+      history.jsonl        one line an epoch
+      model.safetensors    weights
+      scaler.safetensors   standardisation of omics features
+      predictions.parquet  every patient, every part
+      metrics.json
+
+`run.json` says `running` from the start and `finished` at the very end, when everything else is there; only finished
+runs can be loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..config import FitSettings, ModelSettings
+from ..errors import FitError
+from ..stores.packed import Codes
+from .dataset import Layout, ModalityLayout, OmicsScaler
+from .model import MuMo
+from .splits import Split, read_split, write_split
+
+RUN_VERSION = 1
+"""Version of everything in a run folder; others are refused."""
+
+_FILES = (
+    "config.json",
+    "inputs.json",
+    "split.csv",
+    "history.jsonl",
+    "model.safetensors",
+    "scaler.safetensors",
+    "predictions.parquet",
+    "metrics.json",
+    "report.html",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedRun:
+    """Everything that prediction needs."""
+
+    model: MuMo
+    """On the CPU, in evaluation mode."""
+    settings: ModelSettings
+    fit: FitSettings
+    layout: Layout
+    scalers: dict[str, OmicsScaler]
+    split: Split
+    codes: dict[str, dict[str, tuple[str, ...]]]
+    """Group → item → classes, as the training store had them."""
+    info: dict[str, Any]
+    """Content of run.json."""
+
+
+# --- life of a run ----------------------------------------------------------------------------------------
+
+
+def check_free(run: Path, *, force: bool = False) -> None:
+    """Refuse a folder that a new run must not take.
+
+    Free are: no folder, an empty one, a finished or failed run (which is replaced); with `force` any.
+
+    Raises:
+        FitError: the folder is taken.
+    """
+    if not run.exists() or force:
+        return
+    if not run.is_dir():
+        raise FitError(f"{run}: is a file; choose a folder for the run")
+    status = _status(run)
+    if status == "running":
+        raise FitError(f"{run}: holds a run that is going on or was killed; choose another folder, or use --force")
+    if not status and any(run.iterdir()):
+        raise FitError(f"{run}: is not empty and holds no run; choose another folder, or use --force")
+
+
+def begin(run: Path, info: Mapping[str, Any], *, force: bool = False) -> None:
+    """Take the folder for a new run: mark it as running, then remove what an earlier run left of its files."""
+    check_free(run, force=force)
+    run.mkdir(parents=True, exist_ok=True)
+    write_json(run / "run.json", {"run_version": RUN_VERSION, "status": "running", **info})
+    for name in _FILES:
+        (run / name).unlink(missing_ok=True)
+
+
+def finish(run: Path, info: Mapping[str, Any]) -> None:
+    """Mark the run as finished; the last thing that training does."""
+    write_json(run / "run.json", {"run_version": RUN_VERSION, "status": "finished", **info})
+
+
+def fail(run: Path, info: Mapping[str, Any], error: BaseException) -> None:
+    """Mark the run as failed, with the reason."""
+    reason = {"error": type(error).__name__, "message": str(error)}
+    write_json(run / "run.json", {"run_version": RUN_VERSION, "status": "failed", **info, **reason})
+
+
+def _status(run: Path) -> str:
+    try:
+        return str(json.loads((run / "run.json").read_text(encoding="utf-8")).get("status", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+# --- writing ----------------------------------------------------------------------------------------------
+
+
+def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `file`, flush it, and move it into place."""
+    temporary = file.with_name(f".{uuid.uuid4().hex[:8]}.{file.name}")
+    try:
+        write(temporary)
+        handle = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        temporary.rename(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(file: Path, values: Any) -> None:
+    """JSON with null for NaN and infinities, written atomically."""
+    text = json.dumps(json_able(values), indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(file, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+
+
+def json_able(value: Any) -> Any:
+    """The same with None for NaN and infinities, plain numbers for NumPy's, lists for tuples."""
+    if isinstance(value, Mapping):
+        return {str(key): json_able(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_able(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def save_config(run: Path, model: ModelSettings, fit: FitSettings) -> None:
+    """The settings that prediction needs. The path of a split file stays out: `split.csv` is the split."""
+    fit = fit.model_copy(update={"split": fit.split.model_copy(update={"file": None})})
+    write_json(run / "config.json", {"model": model.model_dump(mode="json"), "fit": fit.model_dump(mode="json")})
+
+
+def save_split(run: Path, split: Split) -> None:
+    """`split.csv`."""
+    write_atomically(run / "split.csv", lambda file: write_split(split, file))
+
+
+def save_weights(run: Path, state: Mapping[str, Tensor]) -> None:
+    """`model.safetensors`."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    write_atomically(run / "model.safetensors", lambda file: save_file(tensors, file))
+
+
+def save_scalers(run: Path, scalers: Mapping[str, OmicsScaler]) -> None:
+    """`scaler.safetensors`: for each modality the statistics, and the names of the columns as metadata."""
+    tensors = {
+        f"{modality}.{name}": torch.from_numpy(np.ascontiguousarray(getattr(scaler, name)))
+        for modality, scaler in scalers.items()
+        for name in ("kept", "median", "scale", "missing")
+    }
+    facts = {
+        modality: json.dumps({"columns": scaler.columns, "limit": scaler.limit}) for modality, scaler in scalers.items()
+    }
+    write_atomically(run / "scaler.safetensors", lambda file: save_file(tensors, file, metadata=facts))
+
+
+def save_inputs(run: Path, layout: Layout, codes: Mapping[str, Codes]) -> None:
+    """`inputs.json`: what a store must look like for the model."""
+    items = {
+        group: [{"name": item.name, "classes": item.classes} for item in entry.items] for group, entry in codes.items()
+    }
+    write_json(run / "inputs.json", {"layout": asdict(layout), "codes": items})
+
+
+# --- loading ----------------------------------------------------------------------------------------------
+
+
+def load_run(run: Path) -> LoadedRun:
+    """The model of a finished run with everything that belongs to it.
+
+    Raises:
+        FitError: no finished run there, another format version, or files that contradict each other.
+    """
+    info = _read_json(run / "run.json")
+    if info.get("run_version") != RUN_VERSION:
+        raise FitError(f"{run}: format version {info.get('run_version')}, this mumo reads {RUN_VERSION}; fit again")
+    if info.get("status") != "finished":
+        raise FitError(f"{run}: the run is {info.get('status')}, expected finished; run `mumo fit` again")
+    config, inputs = _read_json(run / "config.json"), _read_json(run / "inputs.json")
+    try:
+        settings, fit = ModelSettings.model_validate(config["model"]), FitSettings.model_validate(config["fit"])
+        layout = _layout(inputs["layout"])
+        model = MuMo(layout, settings)
+        model.load_state_dict(_read_tensors(run / "model.safetensors")[0])
+        scalers = _scalers(run)
+        codes = {
+            group: {item["name"]: tuple(item["classes"]) for item in items} for group, items in inputs["codes"].items()
+        }
+    except (KeyError, TypeError, ValidationError, RuntimeError) as error:
+        raise FitError(f"{run}: its files do not belong together: {error}; run `mumo fit` again") from error
+    split = read_split(run / "split.csv")
+    return LoadedRun(model.eval(), settings, fit, layout, scalers, split, codes, info)
+
+
+def _layout(facts: Mapping[str, Any]) -> Layout:
+    modalities = tuple(
+        ModalityLayout(**{**modality, "report_widths": tuple(modality["report_widths"])})
+        for modality in facts["modalities"]
+    )
+    return Layout(modalities, tuple(facts["information_widths"]))
+
+
+def _scalers(run: Path) -> dict[str, OmicsScaler]:
+    tensors, metadata = _read_tensors(run / "scaler.safetensors")
+    scalers = {}
+    for modality, text in metadata.items():
+        facts = json.loads(text)
+        arrays = {name: tensors[f"{modality}.{name}"].numpy() for name in ("kept", "median", "scale", "missing")}
+        scalers[modality] = OmicsScaler(columns=tuple(facts["columns"]), limit=facts["limit"], **arrays)
+    return scalers
+
+
+def _read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {})  # noqa: SIM118, no mapping
+    except (OSError, SafetensorError) as error:
+        raise FitError(f"{file.name}: not readable: {error}; run `mumo fit` again") from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FitError(f"{file.parent}: is no run ({file.name} is missing); give the folder of a `mumo fit`") from error
+    except (OSError, ValueError) as error:
+        raise FitError(f"{file}: not readable: {error}") from error
+    if not isinstance(values, dict):
+        raise FitError(f"{file}: expected a JSON object")
+    return values

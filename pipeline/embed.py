@@ -1,0 +1,203 @@
+"""The `embed` stage: words of bags and views of lesions through the backbone.
+
+Bags and lesions are read a batch at a time, the next one while the network works on the present one, so memory is
+bounded by two of them whatever the slide's size. Features are stored as float16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ConfigError, InputError, Problem, StoreError
+from ..stores import arrays
+from ..stores.specs import BAG_PIXELS, LESION_CROPS, LESION_FEATURES, WORD_FEATURES, ArraySpec
+from .backbone import Backbone, embed_images, image_tensor, load_backbone, resolve_device, weights_identity
+from .stage import Item, Outcome, Stage, Upstream
+
+if TYPE_CHECKING:
+    import torch
+    import zarr
+
+    from ..config import Settings
+    from ..stores.records import Store
+    from .cohort import Cohort
+
+Span = tuple[int, int]
+"""First bag or lesion of a batch, and the one after its last."""
+
+
+class EmbedStage(Stage):
+    """Deep features of every slide and CT study of the cohort."""
+
+    name: ClassVar[str] = "embed"
+    version: ClassVar[int] = 1
+
+    def plan(self, cohort: Cohort, settings: Settings, store: Store) -> list[Item]:
+        """One item a slide and one a CT study; raises ConfigError when the backbone or its weights make no sense."""
+        ids = [("tiles", f"slide-{slide.slide}", "pixels.zarr") for slide in cohort.slides]
+        ids += [("rois", f"ct-{study.ct}", "crops.zarr") for study in cohort.ct_studies]
+        if not ids:
+            return []
+        inputs = {"weights_sha256": weights_identity(settings.embed)}
+        return [
+            Item(
+                stage=self.name,
+                item=item,
+                payload=None,
+                settings={"backbone": settings.embed.backbone},
+                inputs=inputs,
+                upstream=(Upstream(stage, item, part),),
+            )
+            for stage, item, part in ids
+        ]
+
+    def check(self, cohort: Cohort, settings: Settings) -> list[Problem]:
+        """Whether the backbone is known and its weights are there, without loading them."""
+        if not (cohort.slides or cohort.ct_studies):
+            return []
+        try:
+            weights_identity(settings.embed)
+        except ConfigError as error:
+            return [
+                Problem(
+                    table="configuration",
+                    row="",
+                    column="embed",
+                    found=str(error),
+                    expected="a network of the registry with weights that can be read",
+                    remedy="Change the settings of the section [embed].",
+                )
+            ]
+        return []
+
+    def run(self, item: Item, settings: Settings, store: Store, out: Path) -> Outcome:
+        """Write `features.zarr` of one slide (`words`) or CT study (`lesions`).
+
+        Raises:
+            InputError: weights that cannot be used, or features that float16 cannot hold.
+            StoreError: upstream arrays that do not have the declared form.
+        """
+        (source,) = item.upstream
+        group = arrays.open_group(store.part(source.stage, source.item, source.part))
+        images = _words(group, item.item) if source.stage == "tiles" else _crops(group, item.item)
+        backbone = load_backbone(settings.embed, resolve_device(settings.run.device))
+        attributes = {"weights": backbone.weights_name, "weights_sha256": backbone.weights_sha256}
+        features = arrays.create_group(out / "features.zarr", {"backbone": backbone.name, **attributes})
+        write_features(features, images, backbone, settings.embed.batch_words)
+        summary = {images.kind: images.units, "backbone": backbone.name, "device": backbone.device.type, **attributes}
+        return Outcome("ok" if images.units else "empty", summary)
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Images of one item: `units` bags or lesions with `per_unit` words or views each."""
+
+    item: str
+    kind: str
+    """`bags` or `lesions`."""
+    spec: ArraySpec
+    """Array that their features become."""
+    units: int
+    per_unit: int
+    read: Callable[[int, int], npt.NDArray[np.uint8]]
+    """Images (units × per_unit, h, w, 3) of the units from the first argument up to the second."""
+
+
+def write_features(group: zarr.Group, images: ImageSource, backbone: Backbone, batch: int) -> None:
+    """Embed `images` and write the array `images.spec` (units, per_unit, width) chunk by chunk.
+
+    Raises:
+        InputError: a feature is not finite, or beyond the range of float16 (65,504).
+    """
+    array = arrays.create_array(group, images.spec, (images.units, images.per_unit, backbone.width))
+    chunk = array.chunks[0]
+    block = np.empty((chunk, images.per_unit, backbone.width), np.float16)
+    spans = batch_spans(images.units, chunk, max(1, batch // max(1, images.per_unit)))
+    for (start, stop), tensor in _read_ahead(images, spans, backbone.device):
+        features = embed_images(backbone, tensor, batch)
+        with np.errstate(over="ignore"):
+            values = features.astype(np.float16)
+        if not np.isfinite(values).all():
+            raise InputError(
+                f"{images.item}: {np.count_nonzero(~np.isfinite(values))} features of {images.kind} {start} to "
+                f"{stop - 1} are not finite or exceed float16's 65,504 (largest {np.abs(features).max():.3g}); "
+                f"the weights {backbone.weights_name} do not suit {backbone.name}"
+            )
+        low = start % chunk
+        block[low : low + stop - start] = values.reshape(stop - start, images.per_unit, backbone.width)
+        if stop % chunk == 0 or stop == images.units:
+            first = start - low
+            array[first:stop] = block[: stop - first]
+
+
+def batch_spans(units: int, chunk: int, batch: int) -> list[Span]:
+    """Consecutive spans of at most `batch` units that cover `units`, none across a multiple of `chunk`."""
+    return [
+        (start, min(start + batch, first + chunk, units))
+        for first in range(0, units, chunk)
+        for start in range(first, min(first + chunk, units), batch)
+    ]
+
+
+def _read_ahead(
+    images: ImageSource, spans: Sequence[Span], device: torch.device
+) -> Iterator[tuple[Span, torch.Tensor]]:
+    """Each span with its images; the next span is read and prepared by a thread while the caller computes."""
+
+    def load(span: Span) -> torch.Tensor:
+        return image_tensor(images.read(*span), device)
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="embed-read") as reader:
+        ahead = reader.submit(load, spans[0]) if spans else None
+        for number, span in enumerate(spans):
+            assert ahead is not None
+            tensor = ahead.result()
+            ahead = reader.submit(load, spans[number + 1]) if number + 1 < len(spans) else None
+            yield span, tensor
+
+
+def _words(group: zarr.Group, item: str) -> ImageSource:
+    """Words of the bags in `pixels.zarr`."""
+    pixels = arrays.open_array(group, BAG_PIXELS)
+    bags, height, width, channels = pixels.shape
+    word_px: Any = group.attrs.get("word_px")
+    fits = isinstance(word_px, int) and word_px > 0 and height == width and height % word_px == 0
+    if not fits or channels != 3:
+        raise StoreError(
+            f"{item}: bags of shape {pixels.shape[1:]} with word_px = {word_px!r}; expected RGB squares that words "
+            "divide; extract tiles again"
+        )
+    side = height // word_px
+
+    def read(start: int, stop: int) -> npt.NDArray[np.uint8]:
+        return cut_words(np.asarray(pixels[start:stop]), word_px)
+
+    return ImageSource(item, "bags", WORD_FEATURES, bags, side * side, read)
+
+
+def cut_words(bags: npt.NDArray[np.uint8], word_px: int) -> npt.NDArray[np.uint8]:
+    """Words (bags × words, word_px, word_px, 3) of square bags (bags, y, x, 3), row-major within each bag."""
+    count, side = len(bags), bags.shape[1] // word_px
+    grid = bags.reshape(count, side, word_px, side, word_px, 3)  # (bag, row, y, column, x, rgb)
+    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(-1, word_px, word_px, 3)
+
+
+def _crops(group: zarr.Group, item: str) -> ImageSource:
+    """Views of the lesions in `crops.zarr`; the three slices take the place of the colours."""
+    crops = arrays.open_array(group, LESION_CROPS)
+    lesions, views, slices = crops.shape[:3]
+    if slices != 3:
+        raise StoreError(f"{item}: crops of {slices} slices; expected 3; extract rois again")
+
+    def read(start: int, stop: int) -> npt.NDArray[np.uint8]:
+        stacks = np.asarray(crops[start:stop])  # (lesion, view, slice, y, x)
+        return np.moveaxis(stacks, 2, -1).reshape(-1, *stacks.shape[3:], 3)
+
+    return ImageSource(item, "lesions", LESION_FEATURES, lesions, views, read)

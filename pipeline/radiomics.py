@@ -1,0 +1,340 @@
+"""The `radiomics` stage: intensity and texture features of bags and lesions, under PyRadiomics' names.
+
+`extract` computes one region. What it accepts, and what PyRadiomics does with it:
+
+- Values that are not finite anywhere in the image, an empty or one-voxel mask, and a region of one value are refused
+  with a reason. PyRadiomics would raise from deep inside for the first two, and return numbers without meaning for
+  the last.
+- A mask that fills the image (a bag's) needs no padding and no background for intensity and texture features.
+- Filters (wavelet, square, ...) see the whole image, not the region alone, so the margin around a lesion matters.
+- Bags are measured in pixels: their spacing is 1. In millimetres the gradient of a bag would be a thousand times
+  larger, and its grey levels without number.
+- LoG and LBP-3D are three-dimensional filters: PyRadiomics computes them on no image with fewer than four slices, so
+  bags have no such features whatever the parameter file says.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ConfigError, Problem, StoreError
+from ..stores import arrays, tables
+from ..stores.specs import BAG_PIXELS, BAGS, LESION_INTENSITY, LESION_MASK, LESIONS, OMICS
+from .omics_presets import Parameters, bag_parameters, lesion_parameters
+from .stage import Item, Outcome, Stage, Upstream
+
+if TYPE_CHECKING:
+    from ..config import RadiomicsSettings, Settings
+    from ..stores.records import Store
+    from .cohort import Cohort
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["bag", "lesion"]
+
+BAG_SPACING = (1.0, 1.0, 1.0)
+"""Spacing of a bag for radiomics: pixels of the averaged bag, not millimetres."""
+
+_IMAGE_TYPE_PREFIXES = {
+    "LoG": "log-sigma",
+    "SquareRoot": "squareroot_",
+    "Square": "square_",
+    "LBP2D": "lbp-2D",
+    "LBP3D": "lbp-3D",
+}
+_SECONDS_A_VOXEL = 1e-6
+"""Time of one voxel in one image type, measured on bags of 256² to 1024² px."""
+
+
+# --- one region ---------------------------------------------------------------------------------------------
+def extract(
+    image: npt.NDArray[Any],
+    mask: npt.NDArray[Any],
+    spacing_mm: tuple[float, float, float],
+    parameters: Parameters,
+) -> dict[str, float]:
+    """Features of one region under PyRadiomics' names, for example `wavelet-LH_glcm_Contrast`.
+
+    Args:
+        image: Intensities (z, y, x); a bag has one slice. Integers are handed to PyRadiomics as they are (it rounds
+            them again after resampling), everything else as float64.
+        mask: Same shape; the region is where it is not 0.
+        spacing_mm: Size of a voxel along x, y, z.
+        parameters: What to compute.
+
+    Returns:
+        One value a feature; NaN where PyRadiomics leaves a feature undefined.
+
+    Raises:
+        RegionError: the region has no features; the message is the reason.
+    """
+    from .omics_pyradiomics import RegionError, compute
+
+    region = np.asarray(mask) != 0
+    reason = unusable(image, region, spacing_mm)
+    if reason:
+        raise RegionError(reason)
+    values = image if np.issubdtype(image.dtype, np.integer) else image.astype(np.float64)
+    return compute(values, region, spacing_mm, parameters)
+
+
+def unusable(
+    image: npt.NDArray[Any], region: npt.NDArray[np.bool_], spacing_mm: tuple[float, float, float]
+) -> str | None:
+    """Why a region can have no features, or none when nothing speaks against it."""
+    if image.ndim != 3 or image.shape != region.shape:
+        return f"geometry mismatch: image of shape {image.shape}, mask of shape {region.shape}; expected the same in 3-D"
+    if len(spacing_mm) != 3 or not all(math.isfinite(size) and size > 0 for size in spacing_mm):
+        return f"geometry mismatch: voxel size {spacing_mm}; expected three positive numbers"
+    bad = image.size - int(np.count_nonzero(np.isfinite(image)))
+    if bad:
+        return f"{bad} of {image.size} voxels are NaN or infinite"
+    voxels = int(np.count_nonzero(region))
+    if voxels == 0:
+        return "the mask is empty"
+    if voxels == 1:
+        return "the mask has only one voxel"
+    values = image[region]
+    if values.min() == values.max():
+        return f"the region is constant: all {voxels} voxels are {values[0]:g}"
+    return None
+
+
+@functools.lru_cache(maxsize=16)
+def feature_names(parameters: Parameters, kind: Kind) -> tuple[str, ...]:
+    """Names of the features that `extract` gives for a bag (one slice) or lesion, in order.
+
+    Found by computing them on a small synthetic image, since which image types exist depends on parameters in ways
+    that only PyRadiomics knows. Settings that could spoil a small image but name no feature are left out.
+
+    Raises:
+        ConfigError: PyRadiomics gives no features at all, or none for an image type that lesions should have.
+    """
+    from .omics_pyradiomics import RegionError
+
+    values = parameters.as_dict()
+    sigmas = values["imageType"].get("LoG", {}).get("sigma") or values["setting"].get("sigma") or [1]
+    side = max(12, math.ceil(max(sigmas)) + 3)
+    shape = (1, 16, 16) if kind == "bag" else (side, side, side)
+    image = np.random.default_rng(0).normal(100.0, 30.0, shape)
+    region = np.ones(shape, np.uint8)
+    if kind == "lesion" and "shape2D" in values["featureClass"]:
+        region[1:] = 0  # two-dimensional shape exists in single slices only
+    plain = parameters.updated(
+        **{name: None for name in ("resampledPixelSpacing", "resegmentRange", "minimumROISize", "binCount")},
+        normalize=False,
+        preCrop=False,
+        minimumROIDimensions=2,
+        binWidth=25.0,
+    )
+    try:
+        names = tuple(extract(image, region, BAG_SPACING, plain))
+    except RegionError as error:
+        raise ConfigError(f"radiomics parameters give no features: {error}") from error
+    absent = absent_image_types(parameters, names)
+    if not names or (absent and kind == "lesion"):
+        raise ConfigError(
+            f"radiomics parameters: PyRadiomics gives no features for {', '.join(absent) or 'any image type'}; LoG needs "
+            "sigma, LBP3D is not available; take what has no features out of the parameter file"
+        )
+    return names
+
+
+def absent_image_types(parameters: Parameters, names: tuple[str, ...]) -> list[str]:
+    """Image types of the parameters without any feature among `names`."""
+    wanted = parameters.as_dict()["imageType"]
+    return [
+        kind for kind in wanted if not any(n.startswith(_IMAGE_TYPE_PREFIXES.get(kind, kind.lower())) for n in names)
+    ]
+
+
+# --- bags in grey levels --------------------------------------------------------------------------------------
+def grey_bag(rgb: npt.NDArray[np.uint8], size_px: int) -> npt.NDArray[np.float64]:
+    """Luma (ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B, 0–255) of a square bag (y, x, 3), averaged down to `size_px`.
+
+    A bag that is not larger keeps its size. Sums are of integers, so a grey level that falls on the edge of a bin
+    falls there on every machine.
+    """
+    thousandths = rgb.astype(np.int64) @ np.array([299, 587, 114])  # (y, x)
+    side = len(thousandths)
+    if side <= size_px:
+        return np.asarray(thousandths / 1000.0)
+    if side % size_px == 0:
+        factor = side // size_px
+        blocks = thousandths.reshape(size_px, factor, size_px, factor)  # (row, y, column, x)
+        return np.asarray(blocks.sum(axis=(1, 3)) / (1000.0 * factor * factor))
+    return area_average(area_average(thousandths.T, size_px).T, size_px) / 1000.0
+
+
+def area_average(values: npt.NDArray[Any], size: int) -> npt.NDArray[np.float64]:
+    """Columns (n, m) averaged to (size, m): each result is the mean over its share of the n rows, fractions included."""
+    rows = len(values)
+    sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0, dtype=np.float64)])
+    edges = np.arange(size + 1) * rows / size
+    whole = np.minimum(edges.astype(int), rows - 1)
+    integral = sums[whole] + (edges - whole)[:, None] * values[whole]  # (size + 1, m): sum of all rows up to the edge
+    return np.asarray(np.diff(integral, axis=0) * size / rows)
+
+
+# --- the stage --------------------------------------------------------------------------------------------------
+class RadiomicsStage(Stage):
+    """Radiomics features of every slide and CT study of the cohort."""
+
+    name: ClassVar[str] = "radiomics"
+    version: ClassVar[int] = 1
+
+    def plan(self, cohort: Cohort, settings: Settings, store: Store) -> list[Item]:
+        """One item a slide and one a CT study; ConfigError when the parameter file cannot be used."""
+        items = []
+        radiomics = settings.radiomics
+        if cohort.slides:
+            bag = {**_frozen(bag_parameters(radiomics)), "slide": radiomics.slide.model_dump(mode="json")}
+            for slide in cohort.slides:
+                items.append(self._item(f"slide-{slide.slide}", "tiles", ("pixels.zarr", "bags.parquet"), bag))
+        if cohort.ct_studies:
+            lesion = _frozen(lesion_parameters(radiomics))
+            for study in cohort.ct_studies:
+                items.append(self._item(f"ct-{study.ct}", "rois", ("volumes.zarr", "lesions.parquet"), lesion))
+        return items
+
+    def _item(self, item: str, stage: str, parts: tuple[str, str], settings: Mapping[str, Any]) -> Item:
+        upstream = tuple(Upstream(stage, item, part) for part in parts)
+        return Item(stage=self.name, item=item, payload=None, settings=settings, upstream=upstream)
+
+    def check(self, cohort: Cohort, settings: Settings) -> list[Problem]:
+        """Whether a parameter file can be used; the preset needs no check."""
+        if settings.radiomics.parameter_file is None:
+            return []
+        kinds: list[Kind] = (["bag"] if cohort.slides else []) + (["lesion"] if cohort.ct_studies else [])
+        for kind in kinds:
+            try:
+                feature_names(_parameters(settings.radiomics, kind), kind)
+            except ConfigError as error:
+                return [
+                    Problem(
+                        table="configuration",
+                        row="",
+                        column="radiomics.parameter_file",
+                        found=str(error),
+                        expected="a PyRadiomics parameter file",
+                        remedy="Change the file, or leave the setting out to use the preset.",
+                    )
+                ]
+        return []
+
+    def run(self, item: Item, settings: Settings, store: Store, out: Path) -> Outcome:
+        """Write `features.parquet` of one slide (a row a bag) or CT study (a row a lesion).
+
+        A bag or lesion without features is a row of NaN with its reason; the item as a whole is fine.
+        """
+        pixels, table = (store.part(source.stage, source.item, source.part) for source in item.upstream)
+        kind: Kind = "bag" if item.upstream[0].stage == "tiles" else "lesion"
+        parameters = _parameters(settings.radiomics, kind)
+        names = feature_names(parameters, kind)
+        job = RegionRows(item.item, kind, parameters, names, settings.radiomics)
+        rows = job.bags(pixels, table) if kind == "bag" else job.lesions(pixels, table)
+        tables.write_table(out / "features.parquet", rows, OMICS, extra=names)
+        return Outcome("ok" if rows else "empty", _summary(rows, kind, parameters, names))
+
+
+def _parameters(settings: RadiomicsSettings, kind: Kind) -> Parameters:
+    return bag_parameters(settings) if kind == "bag" else lesion_parameters(settings)
+
+
+def _frozen(parameters: Parameters) -> dict[str, Any]:
+    return {"parameters": parameters.as_dict(), "max_matrix_mb": parameters.max_matrix_mb}
+
+
+class RegionRows:
+    """Rows of one item's table: reads the regions one at a time, so memory is bounded by one of them."""
+
+    def __init__(
+        self, item: str, kind: Kind, parameters: Parameters, names: tuple[str, ...], settings: RadiomicsSettings
+    ) -> None:
+        self.item = item
+        self.kind = kind
+        self.parameters = parameters
+        self.names = names
+        self.settings = settings
+
+    def bags(self, pixels: Path, table: Path) -> list[dict[str, Any]]:
+        """One row a bag of `pixels.zarr`, in the order of `bags.parquet`."""
+        array = arrays.open_array(arrays.open_group(pixels), BAG_PIXELS)
+        bags = tables.read_rows(table, BAGS)
+        if len(bags) != array.shape[0]:
+            raise StoreError(f"{self.item}: {len(bags)} rows for {array.shape[0]} bags; extract tiles again")
+        rows = []
+        for number, bag in enumerate(bags):
+            grey = grey_bag(np.asarray(array[number]), self.settings.slide.size_px)
+            rows.append(self._row(bag["patient"], bag["slide"], str(bag["bag"]), grey[None], None, BAG_SPACING))
+        return rows
+
+    def lesions(self, volumes: Path, table: Path) -> list[dict[str, Any]]:
+        """One row a lesion of `volumes.zarr`, in the order of `lesions.parquet`."""
+        rows = []
+        for number, lesion in enumerate(tables.read_rows(table, LESIONS)):
+            group = arrays.open_group(volumes / str(number))
+            image = np.asarray(arrays.open_array(group, LESION_INTENSITY)[:])
+            mask = np.asarray(arrays.open_array(group, LESION_MASK)[:])
+            spacing: Any = group.attrs.get("spacing_mm")
+            if not isinstance(spacing, list | tuple) or len(spacing) != 3:
+                raise StoreError(f"{self.item}: volume {number} has spacing_mm = {spacing!r}; extract rois again")
+            x_mm, y_mm, z_mm = (float(size) for size in spacing)
+            rows.append(self._row(lesion["patient"], lesion["ct"], lesion["lesion"], image, mask, (x_mm, y_mm, z_mm)))
+        return rows
+
+    def _row(
+        self,
+        patient: str,
+        source: str,
+        unit: str,
+        image: npt.NDArray[Any],
+        mask: npt.NDArray[Any] | None,
+        spacing_mm: tuple[float, float, float],
+    ) -> dict[str, Any]:
+        from .omics_pyradiomics import RegionError
+
+        self._announce(unit, image.size)
+        region = np.ones(image.shape, np.uint8) if mask is None else mask
+        values: dict[str, float] = {}
+        reason = ""
+        try:
+            values = extract(image, region, spacing_mm, self.parameters)
+        except RegionError as error:
+            reason = str(error)
+        undefined = [name for name in self.names if not math.isfinite(values.get(name, math.nan))]
+        if undefined and not reason:
+            reason = f"{len(undefined)} features are undefined here: {', '.join(undefined[:3])}"
+        features = {name: values.get(name, math.nan) for name in self.names}
+        features.update(dict.fromkeys(undefined, math.nan))
+        return {"patient": patient, "source": source, "unit": unit, "engine": "pyradiomics", "reason": reason, **features}
+
+    def _announce(self, unit: str, voxels: int) -> None:
+        image_types = len({name.split("_")[0] for name in self.names})
+        seconds = voxels * image_types * _SECONDS_A_VOXEL
+        if seconds > self.settings.max_seconds_hint:
+            logger.warning("radiomics/%s: %s %s may take %.0f s", self.item, self.kind, unit, seconds)
+
+
+def _summary(rows: list[dict[str, Any]], kind: Kind, parameters: Parameters, names: tuple[str, ...]) -> dict[str, Any]:
+    from .omics_pyradiomics import VERSION
+
+    reasons = Counter(str(row["reason"]).partition(":")[0] for row in rows if row["reason"])
+    warnings = [
+        f"{count} of {len(rows)} {kind}s lack radiomics features: {reason}" for reason, count in reasons.most_common()
+    ]
+    if kind == "bag":
+        absent = absent_image_types(parameters, names)
+        warnings += [f"{name} has no features on bags: it is a filter in three dimensions" for name in absent]
+    summary: dict[str, Any] = {f"{kind}s": len(rows), "features": len(names), "engine": "pyradiomics"}
+    summary |= {"pyradiomics": VERSION}
+    return {**summary, "warnings": warnings} if warnings else summary

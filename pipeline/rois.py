@@ -1,0 +1,234 @@
+"""The `rois` stage: the lesions of a CT study to crops for the network and volumes for radiomics.
+
+A study is one item: it fails as a whole when one of its lesions cannot be used, so that no patient is stored with
+some of the lesions missing. Memory is bounded by one volume, one mask and one lesion.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ..config import RoisSettings, Settings
+from ..errors import Problem
+from ..stores.arrays import create_array, create_group, write_array
+from ..stores.records import Store
+from ..stores.specs import LESION_CROPS, LESION_INTENSITY, LESION_MASK, LESIONS, WINDOWS
+from ..stores.tables import read_rows, write_table
+from .crops import crop_frame, crop_planes, draw_view, neighbouring_slices, widest_slice, windowed
+from .geometry import Geometry, ImageError
+from .lesions import (
+    LabelReader,
+    LesionMask,
+    box_region,
+    given_mask,
+    lesion_mask,
+    read_study,
+    study_inputs,
+    study_sources,
+)
+from .stage import Item, Outcome, Stage, Upstream
+from .volumes import Volume, read_geometry
+from .windows import find_window
+
+if TYPE_CHECKING:
+    import zarr
+
+    from .cohort import Cohort, CtStudy, Lesion
+
+_REPORTED_ONLY = {"max_targets", "max_targets_per_type"}
+
+
+class RoisStage(Stage):
+    """CT studies to lesions: three-slice crops with views, intensities with masks, and a table."""
+
+    name: ClassVar[str] = "rois"
+    version: ClassVar[int] = 1
+
+    def plan(self, cohort: Cohort, settings: Settings, store: Store) -> list[Item]:
+        """One item a study; studies without lesions wait for no windows."""
+        own = settings.rois.model_dump(mode="json", exclude=_REPORTED_ONLY)
+        windows = (Upstream("windows", "cohort", "windows.parquet"),)
+        return [
+            Item(
+                self.name,
+                f"ct-{study.ct}",
+                payload=study,
+                settings=own,
+                inputs=study_inputs(study),
+                sources=study_sources(study),
+                upstream=windows if study.lesions else (),
+            )
+            for study in cohort.ct_studies
+        ]
+
+    def check(self, cohort: Cohort, settings: Settings) -> list[Problem]:
+        """Volumes that their headers rule out, masks and boxes that cannot be used, and more targets than usual."""
+        problems = [p for study in cohort.ct_studies for p in check_study(study, settings.rois)]
+        return problems + list(_too_many_targets(cohort, settings.rois))
+
+    def run(self, item: Item, settings: Settings, store: Store, out: Path) -> Outcome:
+        """Write `crops.zarr`, `volumes.zarr` and `lesions.parquet` of a study.
+
+        Raises:
+            ImageError: the volume or one of its lesions cannot be used; names the lesion.
+        """
+        study: CtStudy = item.payload
+        shape = (len(study.lesions), settings.rois.views + 1, 3, settings.rois.crop_px, settings.rois.crop_px)
+        crops = create_array(create_group(out / "crops.zarr"), LESION_CROPS, shape)
+        volumes = create_group(out / "volumes.zarr")
+        rows: list[dict[str, Any]] = []
+        if study.lesions:
+            windows = read_rows(store.part("windows", "cohort", "windows.parquet"), WINDOWS)
+            volume, labels = read_study(study, settings.rois), LabelReader(settings.rois)
+            for number, lesion in enumerate(study.lesions):
+                found = lesion_mask(volume, lesion, settings.rois, labels=labels, name=f"CT study {study.ct}, ")
+                roi = Roi(study, lesion, found, find_window(windows, lesion.lesion_type, study.centre))
+                crops[number] = roi.crops(volume, settings.rois)
+                roi.write_volume(volumes, str(number), volume, settings.rois)
+                rows.append(roi.row(volume))
+        write_table(out / "lesions.parquet", rows, LESIONS)
+        return Outcome("ok" if rows else "empty", {"lesions": len(rows), "warnings": _warnings(rows)})
+
+
+@dataclass(frozen=True, eq=False)
+class Roi:
+    """One lesion in its volume, with the window that it is shown in."""
+
+    study: CtStudy
+    lesion: Lesion
+    found: LesionMask
+    window: tuple[float, float, str]
+    """Low and high end in HU, and the level that it comes from."""
+
+    @property
+    def slice_z(self) -> int:
+        """The axial slice of the volume with the largest lesion area."""
+        return self.found.box.low_zyx[0] + widest_slice(self.found.mask)
+
+    def crops(self, volume: Volume, settings: RoisSettings) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """All views (view, slice, y, x) of the lesion, the plain one first."""
+        low_hu, high_hu, _ = self.window
+        slices, _ = neighbouring_slices(self.slice_z, volume.array.shape[0])
+        planes = windowed(np.stack([volume.array[z] for z in slices]), low_hu, high_hu)
+        spacing_yx_mm = (volume.spacing_mm[1], volume.spacing_mm[0])
+        frame = crop_frame(self.found.box, spacing_yx_mm, planes.shape[1:], settings)
+        views = (
+            draw_view(self.study.patient, self.lesion.lesion, number, settings) for number in range(settings.views + 1)
+        )
+        return np.stack([crop_planes(planes, frame, view, spacing_yx_mm, settings.crop_px) for view in views])
+
+    def write_volume(self, group: zarr.Group, name: str, volume: Volume, settings: RoisSettings) -> None:
+        """The intensities around the lesion, and its mask, with the margin on all sides that the volume allows."""
+        box = self.found.box
+        x, y, z = (int(np.ceil(settings.volume_margin_mm / spacing)) for spacing in volume.spacing_mm)
+        around = box.grown((z, y, x), volume.array.shape)
+        mask = np.zeros(around.shape, dtype=np.uint8)
+        mask[box.moved(_negative(around.low_zyx)).slices] = self.found.mask
+        own = group.create_group(name)
+        own.attrs.update({"spacing_mm": list(volume.spacing_mm)})
+        write_array(own, LESION_INTENSITY, volume.array[around.slices].astype(np.float32))
+        write_array(own, LESION_MASK, mask)
+
+    def row(self, volume: Volume) -> dict[str, Any]:
+        """The lesion's row of `LESIONS`."""
+        spacing_x, spacing_y, _ = volume.spacing_mm
+        z = self.slice_z
+        area = int(self.found.mask[z - self.found.box.low_zyx[0]].sum(dtype=np.int64))
+        low_hu, high_hu, level = self.window
+        return {
+            "patient": self.study.patient,
+            "ct": self.study.ct,
+            "lesion": self.lesion.lesion,
+            "lesion_type": self.lesion.lesion_type,
+            "centre": self.study.centre,
+            "slice_z": z,
+            "edge_slice": neighbouring_slices(z, volume.array.shape[0])[1],
+            "area_mm2": area * spacing_x * spacing_y,
+            "volume_mm3": int(self.found.mask.sum(dtype=np.int64)) * volume.geometry.voxel_mm3(),
+            "box_mm": list(self.found.box.to_mm(volume.geometry)),
+            "spacing_mm": list(volume.spacing_mm),
+            "mask_source": self.found.source,
+            "window_level": level,
+            "low_hu": low_hu,
+            "high_hu": high_hu,
+        }
+
+
+def check_study(study: CtStudy, settings: RoisSettings) -> list[Problem]:
+    """What is wrong with a study: its volume by the header alone, its masks in full."""
+    try:
+        stored = read_geometry(
+            study.path,
+            max_voxels=settings.max_voxels,
+            series_uid=study.series_uid,
+            slice_tolerance=settings.slice_tolerance,
+        )
+    except ImageError as error:
+        return [error.problem("ct", study.ct, "path")]
+    geometry, labels, problems = stored.to_lps(), LabelReader(settings), []
+    for lesion in study.lesions:
+        try:
+            _check_lesion(geometry, stored, lesion, labels, settings)
+        except ImageError as error:
+            column = "box" if lesion.mask is None else "mask"
+            problems.append(error.problem("lesions", f"{study.ct}, lesion {lesion.lesion}", column))
+    return problems
+
+
+def _check_lesion(
+    geometry: Geometry, stored: Geometry, lesion: Lesion, labels: LabelReader, settings: RoisSettings
+) -> None:
+    if lesion.mask is None:
+        box_region(geometry, stored, lesion, name="box")
+    else:
+        given_mask(geometry, stored, lesion, labels.read(lesion.mask, "mask"), settings, name="lesion")
+
+
+def _too_many_targets(cohort: Cohort, settings: RoisSettings) -> Iterator[Problem]:
+    """Patients with more lesions than RECIST 1.1 takes as targets; all of them are used."""
+    totals: Counter[str] = Counter()
+    by_type: Counter[tuple[str, str]] = Counter()
+    for study in cohort.ct_studies:
+        totals[study.patient] += len(study.lesions)
+        by_type.update((study.patient, lesion.lesion_type) for lesion in study.lesions)
+    remedy = "All are used; leave out those that are no targets."
+    for patient, count in totals.items():
+        if count > settings.max_targets:
+            yield Problem(
+                "lesions",
+                f"patient {patient}",
+                "",
+                f"{count} lesions",
+                f"at most {settings.max_targets}",
+                remedy,
+                "warning",
+            )
+    for (patient, lesion_type), count in by_type.items():
+        if count > settings.max_targets_per_type:
+            expected = f"at most {settings.max_targets_per_type} of a type"
+            found = f"{count} lesions of type {lesion_type}"
+            yield Problem("lesions", f"patient {patient}", "", found, expected, remedy, "warning")
+
+
+def _warnings(rows: list[dict[str, Any]]) -> list[str]:
+    """Sentences on lesions whose mask or slices are makeshift."""
+    fallback = [row["lesion"] for row in rows if row["mask_source"] == "threshold"]
+    edge = [row["lesion"] for row in rows if row["edge_slice"]]
+    sentences = []
+    if fallback:
+        sentences.append(f"mask by threshold inside the box, none was given: lesion {', '.join(fallback)}")
+    if edge:
+        sentences.append(
+            f"largest slice at the edge of the volume, repeated for its neighbour: lesion {', '.join(edge)}"
+        )
+    return sentences
+
+
+def _negative(zyx: tuple[int, int, int]) -> tuple[int, int, int]:
+    return (-zyx[0], -zyx[1], -zyx[2])

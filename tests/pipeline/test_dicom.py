@@ -1,0 +1,237 @@
+"""Series of a DICOM folder: choice, order, evenness; against SimpleITK's own series reader."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import ct_files
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from pydicom.uid import RTStructureSetStorage
+
+from mumo.pipeline.dicom import Series, read_series
+from mumo.pipeline.geometry import ImageError
+
+LIMIT = 10**6
+
+
+def series(folder: Path, series_uid: str | None = None, max_voxels: int = LIMIT, tolerance: float = 0.1) -> Series:
+    return read_series(folder, series_uid=series_uid, max_voxels=max_voxels, slice_tolerance=tolerance)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A sound series of 14 slices."""
+    ct_files.write_dicom(ct_files.ellipsoid()[0], tmp_path / "series")
+    return tmp_path / "series"
+
+
+def files(folder: Path) -> list[Path]:
+    """From the lowest slice to the highest."""
+    return sorted(folder.glob("*.dcm"), reverse=True)
+
+
+@pytest.mark.parametrize("code", ["LPS", "RAI", "PSR", "ASL"])
+@pytest.mark.parametrize("oblique", [False, True])
+def test_read_series__grid_is_that_of_simpleitks_series_reader(tmp_path: Path, code: str, oblique: bool) -> None:
+    image = ct_files.turned(ct_files.ellipsoid()[0], code)
+    if oblique:
+        turn = sitk.VersorTransform((1.0, 2.0, 3.0), 0.3).GetMatrix()
+        direction = np.array(turn).reshape(3, 3) @ np.array(image.GetDirection()).reshape(3, 3)
+        image.SetDirection(direction.ravel().tolist())
+    ct_files.write_dicom(image, tmp_path)
+    found = series(tmp_path)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(tmp_path)))
+    expected = reader.Execute()
+    assert [str(file) for file in found.files] == list(reader.GetFileNames())
+    assert found.geometry.size_xyz == expected.GetSize()
+    np.testing.assert_allclose(found.geometry.spacing_mm, expected.GetSpacing(), atol=1e-6)
+    np.testing.assert_allclose(found.geometry.origin_mm, expected.GetOrigin(), atol=1e-6)
+    np.testing.assert_allclose(found.geometry.direction, expected.GetDirection(), atol=1e-6)
+
+
+def test_read_series__needs_a_series_uid_where_there_are_several(folder: Path) -> None:
+    other = ct_files.ellipsoid()[0][:, :, :5]
+    ct_files.write_dicom(other, folder, series_uid="1.2.3", prefix="other")
+    with pytest.raises(ImageError, match="found 2 image series in the folder; expected one, or a series_uid") as caught:
+        series(folder)
+    assert "1.2.3" not in str(caught.value)
+    assert series(folder, "1.2.3").geometry.size_xyz == (40, 36, 5)
+    assert series(folder, "1.2.826.0.1.3680043.10.1").geometry.size_xyz == (40, 36, 14)
+    with pytest.raises(ImageError, match="none with the series_uid of the CT table"):
+        series(folder, "1.2.4")
+
+
+def test_read_series__passes_over_what_is_no_image(folder: Path) -> None:
+    expected = series(folder)
+    (folder / "README.txt").write_text("no DICOM")
+    (folder / "zip").write_bytes(bytes(500))
+    (folder / "deeper").mkdir()
+    shutil.copy(files(folder)[0], folder / "deeper")
+    structures = pydicom.dcmread(files(folder)[0])
+    structures.SOPClassUID = structures.file_meta.MediaStorageSOPClassUID = RTStructureSetStorage
+    for name in ("Rows", "Columns", "PixelData", "SeriesInstanceUID"):
+        delattr(structures, name)
+    structures.save_as(folder / "structures.dcm")
+    assert series(folder) == expected
+
+
+def test_read_series__takes_files_without_the_preamble(folder: Path) -> None:
+    expected = series(folder)
+    for file in files(folder):
+        data = pydicom.dcmread(file)
+        data.preamble = None
+        del data.file_meta
+        data.save_as(file, implicit_vr=True, little_endian=True, enforce_file_format=False)
+        assert file.read_bytes()[128:132] != b"DICM"
+    assert series(folder) == expected
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3])
+def test_read_series__refuses_a_slice_whose_header_is_cut(folder: Path, share: float) -> None:
+    last = files(folder)[-1]  # without it the others would still be an even grid
+    last.write_bytes(last.read_bytes()[: int(share * 1200)])
+    with pytest.raises(ImageError, match=r"no DICOM|cut short|damaged"):
+        series(folder)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"ImagePositionPatient": None},
+        {"ImageOrientationPatient": None},
+        {"PixelSpacing": None},
+        {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]},
+        {"ImageOrientationPatient": [0, 0, 0, 0, 1, 0]},
+        {"PixelSpacing": [0, 1]},
+    ],
+)
+def test_read_series__refuses_slices_without_a_place(folder: Path, attributes: dict[str, object]) -> None:
+    ct_files.change(files(folder)[3], **attributes)
+    with pytest.raises(ImageError, match="lacks position, orientation, spacing or size"):
+        series(folder)
+
+
+def test_read_series__refuses_missing_slices_inside(folder: Path) -> None:
+    files(folder)[6].unlink()
+    with pytest.raises(ImageError, match=r"missing or uneven: gaps from 2\.500 to 5\.000 mm"):
+        series(folder)
+
+
+def test_read_series__refuses_uneven_gaps_but_takes_rounded_positions(folder: Path) -> None:
+    for number, file in enumerate(files(folder)):
+        rounded = round(-105.0 + 2.5 * number + 0.04 * (-1) ** number, 2)
+        ct_files.change(file, ImagePositionPatient=[-20.0, 11.0, rounded])
+    assert series(folder).geometry.spacing_mm[2] == pytest.approx(2.5, abs=0.01)
+    with pytest.raises(ImageError, match="uneven"):
+        series(folder, tolerance=0.01)
+
+
+def test_read_series__refuses_doubled_slices(folder: Path) -> None:
+    shutil.copy(files(folder)[6], folder / "copy.dcm")
+    with pytest.raises(ImageError, match=r"found 1 slice\(s\) at the place of another one"):
+        series(folder)
+
+
+def test_read_series__refuses_gantry_tilt_and_says_how_much(folder: Path) -> None:
+    for number, file in enumerate(files(folder)):
+        shift = number * 2.5 * np.tan(np.radians(12.0))
+        ct_files.change(file, ImagePositionPatient=[-20.0, 11.0 + shift, -105.0 + 2.5 * number])
+    with pytest.raises(ImageError, match=r"gantry tilt 12\.0°"):
+        series(folder)
+
+
+def test_read_series__refuses_slices_that_turn(folder: Path) -> None:
+    ct_files.change(files(folder)[5], ImageOrientationPatient=[0.9998, 0.02, 0, -0.02, 0.9998, 0])
+    with pytest.raises(ImageError, match="shifted or turned"):
+        series(folder)
+
+
+def test_read_series__refuses_a_localiser_among_the_slices(folder: Path) -> None:
+    ct_files.change(files(folder)[0], ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
+    with pytest.raises(ImageError, match="different orientations"):
+        series(folder)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"Rows": 30}, "different numbers of rows"),
+        ({"SamplesPerPixel": 3}, "colour"),
+        ({"NumberOfFrames": 4}, "multi-frame"),
+        ({"PixelSpacing": [0.9, 0.85]}, "shifted or turned"),
+    ],
+)
+def test_read_series__refuses_slices_unlike_the_others(folder: Path, attributes: dict[str, object], words: str) -> None:
+    ct_files.change(files(folder)[4], **attributes)
+    with pytest.raises(ImageError, match=words):
+        series(folder)
+
+
+def test_read_series__refuses_one_slice_and_none(folder: Path) -> None:
+    for file in files(folder)[1:]:
+        file.unlink()
+    with pytest.raises(ImageError, match="a series of one slice"):
+        series(folder)
+    files(folder)[0].unlink()
+    with pytest.raises(ImageError, match="a folder without DICOM images"):
+        series(folder)
+
+
+def test_read_series__counts_voxels_before_any_is_read(folder: Path) -> None:
+    with pytest.raises(ImageError, match="found 20160 voxels"):
+        series(folder, max_voxels=20159)
+
+
+def test_read_series__holds_in_16_bits_only_what_fits(folder: Path) -> None:
+    assert series(folder).dtype == "float32"  # 16 bits stored, from −1024
+    for file in files(folder):
+        ct_files.change(file, BitsStored=12, HighBit=11)
+    assert series(folder).dtype == "int16"
+    ct_files.change(files(folder)[2], RescaleSlope="1.5")
+    assert series(folder).dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind"),
+    [
+        ("SeriesInstanceUID", "UI"),
+        ("RescaleSlope", "DS"),
+        ("ImagePositionPatient", "DS"),
+        ("PixelSpacing", "DS"),
+        ("NumberOfFrames", "IS"),
+    ],
+)
+def test_read_series__quotes_no_header_text(
+    folder: Path, tag: str, kind: str, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    for file in files(folder)[:1]:
+        data = pydicom.dcmread(file)
+        setattr(data, tag, "1.2.3.4" if kind == "UI" else ["1111.5"] * 3 if kind == "DS" else "1111")
+        data.save_as(file)
+        content = file.read_bytes()
+        for value in (b"1.2.3.4", b"1111.5", b"1111"):
+            content = content.replace(value, b"DOE^JANE"[: len(value)])
+        assert b"DOE" in content
+        file.write_bytes(content)
+    recwarn.clear()
+    with pytest.raises(ImageError) as caught:
+        series(folder)
+    assert "DOE" not in str(caught.value)
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
+    assert "DOE" not in caplog.text
+    assert not recwarn.list
+
+
+@pytest.mark.realdata
+def test_read_series__real_series_has_the_grid_of_its_nifti_copy(shared_data: Path) -> None:
+    study = shared_data / "ct" / "sts_019_dicom_rtstruct"
+    found = series(study / "image")
+    copy = sitk.ReadImage(str(study / "CT_image.nii.gz"))
+    assert (found.geometry.size_xyz, found.dtype) == (copy.GetSize(), "int16")
+    np.testing.assert_allclose(found.geometry.origin_mm, copy.GetOrigin(), atol=1e-4)
+    np.testing.assert_allclose(found.geometry.spacing_mm, copy.GetSpacing(), atol=1e-6)
