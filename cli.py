@@ -30,7 +30,9 @@ app = typer.Typer(
 CohortFile = Annotated[Path, typer.Argument(metavar="COHORT", help="Cohort file (TOML).")]
 StoreFolder = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the feature store.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the training run.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", envvar="MUMO_CONFIG", help="Settings (TOML).")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", envvar="MUMO_CONFIG", help="Settings (TOML).")
+]
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. tiles.working_mpp=1.0; may be repeated."),
@@ -162,7 +164,7 @@ def extract(
 
     settings = load_settings(config, [*(assignments or ()), *([f"run.device={device}"] if device else [])])
     choice = Choice(stage_names(stage), tuple(only or ()), force, retry_failed)
-    loaded = load_cohort(cohort, data)
+    loaded = load_cohort(cohort, data, settings.clinical)
     if dry_run:
         existing = Store.open(store) if (store / "store.json").exists() else None
         _print_plan(plan_extract(loaded, existing, settings, choice), as_json)

@@ -41,7 +41,7 @@ def run_demo(folder: Path, *, patients: int, seed: int, signal: bool, workers: i
     with item_bar("cohort") as bar:
         made = write_cohort(folder / "cohort", patients=patients, seed=seed, signal=signal, progress=bar)
     settings = load_settings(made.settings_file)
-    cohort = load_cohort(made.cohort_file)
+    cohort = load_cohort(made.cohort_file, None, settings.clinical)
     store = Store.create(folder / "store")
     with make_executor(workers, None, settings) as executor, progress_bars() as bars:
         stages = extract(cohort, store, settings, Choice(STAGES), executor, bars)

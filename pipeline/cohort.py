@@ -22,6 +22,7 @@ MAX_TARGETS = 5
 MAX_TARGETS_PER_ORGAN = 2
 """Target lesions an organ (RECIST 1.1); more is a warning."""
 
+_TABLES = ("patients", "slides", "ct", "lesions")
 _OWN_FIELDS = ("patient", "centre", "treatment_group")
 """Fields that `Patient` holds by name."""
 
@@ -118,6 +119,8 @@ def load_cohort(file: Path, data: Path | None = None, clinical: ClinicalSettings
     content, problems = read_cohort_file(file)
     if content is None:
         raise CohortError(problems)
+    content, found = _expanded(file, content)
+    problems += found
     folder, found = _data_folder(file, content, data)
     problems += found
     if folder is None:
@@ -173,6 +176,29 @@ def missing_files(cohort: Cohort) -> list[Problem]:
 
 def _relative(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+
+
+def _expanded(file: Path, content: CohortFile) -> tuple[CohortFile, list[Problem]]:
+    """The content with variables in the tables' paths replaced, and those that are not set.
+
+    `${COHORT}` is the cohort file's own folder, so that tables may lie beside it while `data` is elsewhere.
+    """
+    variables = {**os.environ, "COHORT": str(file.resolve().parent)}
+    problems = []
+
+    def expand(text: str, place: str) -> str:
+        expanded, unset = expand_variables(text, variables)
+        if unset:
+            found = f"{text!r} with unset variable(s) {', '.join(unset)}"
+            problems.append(Problem(file.name, "", place, found, "a path", "Set it in the environment."))
+        return expanded
+
+    def with_table(section: Any, name: str) -> Any:
+        return section and section.model_copy(update={"table": expand(section.table, f"{name}.table")})
+
+    update: dict[str, Any] = {name: with_table(getattr(content, name), name) for name in _TABLES}
+    update["reports"] = tuple(with_table(section, "reports") for section in content.reports)
+    return content.model_copy(update=update), problems
 
 
 def _data_folder(file: Path, content: CohortFile, data: Path | None) -> tuple[Path | None, list[Problem]]:

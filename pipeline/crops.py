@@ -37,7 +37,7 @@ class View:
     mirrored: bool = False
     """Left and right are exchanged."""
     rotation_deg: float = 0.0
-    """Turn about the crop's centre."""
+    """Turn of what is seen about the crop's centre, counter-clockwise as displayed."""
     scale: float = 1.0
     """Side of the part of the crop that is seen."""
     shift_yx: Pair = (0.0, 0.0)

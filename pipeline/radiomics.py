@@ -92,7 +92,9 @@ def unusable(
 ) -> str | None:
     """Why a region can have no features, or none when nothing speaks against it."""
     if image.ndim != 3 or image.shape != region.shape:
-        return f"geometry mismatch: image of shape {image.shape}, mask of shape {region.shape}; expected the same in 3-D"
+        return (
+            f"geometry mismatch: image of shape {image.shape}, mask of shape {region.shape}; expected the same in 3-D"
+        )
     if len(spacing_mm) != 3 or not all(math.isfinite(size) and size > 0 for size in spacing_mm):
         return f"geometry mismatch: voxel size {spacing_mm}; expected three positive numbers"
     bad = image.size - int(np.count_nonzero(np.isfinite(image)))
@@ -316,7 +318,14 @@ class RegionRows:
             reason = f"{len(undefined)} features are undefined here: {', '.join(undefined[:3])}"
         features = {name: values.get(name, math.nan) for name in self.names}
         features.update(dict.fromkeys(undefined, math.nan))
-        return {"patient": patient, "source": source, "unit": unit, "engine": "pyradiomics", "reason": reason, **features}
+        return {
+            "patient": patient,
+            "source": source,
+            "unit": unit,
+            "engine": "pyradiomics",
+            "reason": reason,
+            **features,
+        }
 
     def _announce(self, unit: str, voxels: int) -> None:
         image_types = len({name.split("_")[0] for name in self.names})

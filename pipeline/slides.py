@@ -319,32 +319,47 @@ def average_area(
         out: (y, x, 3), filled with values rounded half up.
     """
     height, width = source.shape[:2]
+    first, last, head, tail = _spans(out.shape[1], left, scale, width)
     line = np.empty(width * 4, np.float32)
     for i in range(out.shape[0]):
         y_low, y_high = top + i * scale, top + (i + 1) * scale
         line[:] = 0.0
-        weight_y = np.float32(0.0)
         for y in range(min(int(y_low), height - 1), min(math.ceil(y_high), height)):
             share = np.float32(min(y + 1.0, y_high) - max(float(y), y_low))
-            if share > 0.0:
-                weight_y += share
-                row = source[y].reshape(-1)
-                for k in range(width * 4):
-                    line[k] += share * np.float32(row[k])
+            row = source[y].reshape(-1)
+            for k in range(width * 4):
+                line[k] += share * np.float32(row[k])
+        factor = np.float32(1 / (scale * scale))
         for j in range(out.shape[1]):
-            x_low, x_high = left + j * scale, left + (j + 1) * scale
-            red, green, blue, weight = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
-            for x in range(min(int(x_low), width - 1), min(math.ceil(x_high), width)):
-                share = np.float32(min(x + 1.0, x_high) - max(float(x), x_low))
-                if share > 0.0:
-                    weight += share
-                    red += share * line[4 * x]
-                    green += share * line[4 * x + 1]
-                    blue += share * line[4 * x + 2]
-            factor = np.float32(1.0) / (weight * weight_y)
-            out[i, j, 0] = np.uint8(red * factor + np.float32(0.5))
-            out[i, j, 1] = np.uint8(green * factor + np.float32(0.5))
-            out[i, j, 2] = np.uint8(blue * factor + np.float32(0.5))
+            low, high = first[j], last[j]
+            red = head[j] * line[low] + tail[j] * line[high]
+            green = head[j] * line[low + 1] + tail[j] * line[high + 1]
+            blue = head[j] * line[low + 2] + tail[j] * line[high + 2]
+            for k in range(low + 4, high, 4):
+                red += line[k]
+                green += line[k + 1]
+                blue += line[k + 2]
+            out[i, j, 0] = np.uint8(min(red * factor + np.float32(0.5), np.float32(255)))
+            out[i, j, 1] = np.uint8(min(green * factor + np.float32(0.5), np.float32(255)))
+            out[i, j, 2] = np.uint8(min(blue * factor + np.float32(0.5), np.float32(255)))
+
+
+@compiled
+def _spans(
+    count: int, left: float, scale: float, width: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """For each of `count` output columns: places of the first and last pixel under it in a row of RGBA, and how
+    much of these two it covers; of a single pixel the first share is all."""
+    first, last = np.empty(count, np.int64), np.empty(count, np.int64)
+    head, tail = np.empty(count, np.float32), np.empty(count, np.float32)
+    for j in range(count):
+        x_low, x_high = left + j * scale, left + (j + 1) * scale
+        low = min(int(x_low), width - 1)
+        high = max(min(math.ceil(x_high), width) - 1, low)
+        first[j], last[j] = 4 * low, 4 * high
+        head[j] = np.float32(min(low + 1.0, x_high) - x_low)
+        tail[j] = np.float32(x_high - high if high > low else 0.0)
+    return first, last, head, tail
 
 
 @compiled

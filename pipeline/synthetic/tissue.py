@@ -3,9 +3,9 @@
 Stains follow the law of Beer and Lambert: transmitted light is the product of what each stain lets through. The
 optical densities are rounded from published ones (Ruifrok and Johnston, 2001), with a pinker eosin.
 
-The planted signal is in the nuclei of the tumour nests: those of responders are small, even and densely packed,
-those of others large, uneven and further apart. The stained share of the area stays the same, so that
-neither mean colour nor its spread tells them apart, only texture.
+The planted signal is in the nuclei of the tumour nests: those of responders are small, even, densely packed and
+stained alike, those of others large, uneven, further apart and darker in some patches than in others. The stained share
+of the area stays the same, so that mean colour does not tell them apart, only texture.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ class Look:
     """Typical radius of tumour nuclei."""
     unevenness: float
     """Standard deviation of the logarithm of that radius."""
+    patchiness: float
+    """Relative standard deviation of the strength of nuclear stain over some 50 µm."""
     nest_um: float
     """Wavelength of the pattern of nests and stroma."""
     nest_level: float
@@ -85,6 +87,7 @@ def draw_look(rng: np.random.Generator, score: float, colour_cast: bool) -> Look
     return Look(
         radius_um=float(np.clip(6.6 - 0.85 * score + 0.25 * rng.normal(), 4.2, 9.4)),
         unevenness=float(np.clip(0.2 - 0.05 * score, 0.08, 0.34)),
+        patchiness=float(np.clip(0.26 - 0.13 * score, 0.0, 0.6)),
         nest_um=float(rng.uniform(150, 240)),
         nest_level=float(rng.uniform(-0.75, -0.35)),
         haematoxylin=float(rng.uniform(0.85, 1.15)),
@@ -155,12 +158,13 @@ def _nuclei(rng: np.random.Generator, nests: Field, look: Look, mpp: float) -> F
         _nucleus(rng, look.radius_um * float(np.exp(look.unevenness * rng.normal())) / mpp, rng.uniform(1.0, 1.45))
         for _ in range(80)
     ]
-    _stamp(rng, canvas, tumour_xy, tumour, mpp, 0.75)
+    _stamp(rng, canvas, tumour_xy, tumour, 0.75)
+    canvas *= np.clip(1 + look.patchiness * smooth_noise(rng, nests.shape, 50.0 / mpp), 0.2, 2.2)
     stroma_xy = _jittered_grid(rng, nests.shape, 26.0 / mpp)
     stroma_xy = stroma_xy[nests[stroma_xy[:, 1], stroma_xy[:, 0]] < 0.25]
     spindles = [_nucleus(rng, 4.2 / mpp, rng.uniform(2.2, 3.6)) for _ in range(24)]
     lymphocytes = [_nucleus(rng, 3.4 / mpp, 1.05) for _ in range(8)]
-    _stamp(rng, canvas, stroma_xy, spindles + lymphocytes, mpp, 0.95)
+    _stamp(rng, canvas, stroma_xy, spindles + lymphocytes, 0.95)
     return canvas
 
 
@@ -199,7 +203,6 @@ def _stamp(
     canvas: Field,
     points_xy: npt.NDArray[np.int64],
     stamps: list[Field],
-    mpp: float,
     strength: float,
 ) -> None:
     """Lay a random stamp of random strength on every point; where stamps overlap the darker one shows."""
