@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .pipeline.planning import Planned
 
 DONE, WRONG, SOME_FAILED = 0, 2, 3
+SHOWN_WARNINGS = 5
+"""How many warnings of a stage are printed; all are in the store."""
 
 app = typer.Typer(
     name="mumo",
@@ -306,9 +308,13 @@ def _print_reports(reports: list[StageReport], as_json: bool) -> None:
             f"{len(r.failed)} failed, {len(r.waiting)} waiting"
         )
     for r in reports:
-        for item, warnings in r.warnings.items():
-            for warning in warnings:
-                typer.echo(f"warning: {r.stage}/{item}: {warning}", err=True)
+        warnings = [f"warning: {r.stage}/{item}: {text}" for item, texts in r.warnings.items() for text in texts]
+        for line in warnings[:SHOWN_WARNINGS]:
+            typer.echo(line, err=True)
+        if len(warnings) > SHOWN_WARNINGS:
+            typer.echo(
+                f"warning: {r.stage}: {len(warnings) - SHOWN_WARNINGS} more, see STORE/{r.stage}/records", err=True
+            )
         for item, reason in r.failed.items():
             typer.echo(f"failed: {r.stage}/{item}: {reason}", err=True)
         for item, reason in r.waiting.items():

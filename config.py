@@ -56,6 +56,8 @@ class TissueSettings(Section):
     """Connected pieces of tissue smaller than this are dropped, and holes smaller than this are filled."""
     min_brightness: Fraction = 0.15
     """Pixels with less brightness (HSV value) are no tissue: scanner black, ink, where saturation means nothing."""
+    max_white_saturation: Fraction = 0.3
+    """White balance takes a light that is more saturated than this for tissue, and leaves such a slide as it is."""
     max_thumbnail_px: PositiveInt = 12_000_000
     """A thumbnail that would have more pixels is made at a coarser resolution instead; a limit of memory."""
 
@@ -110,7 +112,7 @@ class TilesSettings(Section):
     """Regions are looked up at one point in every square of this side, px at the working resolution; lowered to
     the next divisor of `word_px`."""
     zstd_level: Annotated[int, Field(ge=1, le=19)] = 1
-    """Compression level of the stored pixels; on scanned tissue level 3 takes twice the time and saves nothing."""
+    """Compression level of the stored pixels; on scanned tissue higher ones take more time and save nothing."""
     tissue: TissueSettings = TissueSettings()
     colour: ColourSettings = ColourSettings()
 
@@ -165,10 +167,6 @@ class RoisSettings(Section):
     """Largest distance of a slice of a DICOM series from its place on an even, straight grid, in voxels."""
     max_voxels: PositiveInt = 1_000_000_000
     """A volume with more voxels is refused before it is read."""
-    max_targets: PositiveInt = 5
-    """Lesions that a patient may have before it is reported (RECIST 1.1); none is left out."""
-    max_targets_per_type: PositiveInt = 2
-    """Lesions of one type that a patient may have before it is reported (RECIST 1.1); none is left out."""
 
 
 class EmbedSettings(Section):

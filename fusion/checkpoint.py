@@ -181,10 +181,10 @@ def save_scalers(run: Path, scalers: Mapping[str, OmicsScaler]) -> None:
         for modality, scaler in scalers.items()
         for name in ("kept", "median", "scale", "missing")
     }
-    facts = {
-        modality: json.dumps({"columns": scaler.columns, "limit": scaler.limit}) for modality, scaler in scalers.items()
-    }
-    write_atomically(run / "scaler.safetensors", lambda file: save_file(tensors, file, metadata=facts))
+    facts = {modality: {"columns": scaler.columns, "limit": scaler.limit} for modality, scaler in scalers.items()}
+    # one entry, because safetensors writes several in any order
+    metadata = {"scalers": json.dumps(facts, sort_keys=True)}
+    write_atomically(run / "scaler.safetensors", lambda file: save_file(tensors, file, metadata=metadata))
 
 
 def save_inputs(run: Path, layout: Layout, codes: Mapping[str, Codes]) -> None:
@@ -236,8 +236,7 @@ def _layout(facts: Mapping[str, Any]) -> Layout:
 def _scalers(run: Path) -> dict[str, OmicsScaler]:
     tensors, metadata = _read_tensors(run / "scaler.safetensors")
     scalers = {}
-    for modality, text in metadata.items():
-        facts = json.loads(text)
+    for modality, facts in json.loads(metadata["scalers"]).items():
         arrays = {name: tensors[f"{modality}.{name}"].numpy() for name in ("kept", "median", "scale", "missing")}
         scalers[modality] = OmicsScaler(columns=tuple(facts["columns"]), limit=facts["limit"], **arrays)
     return scalers

@@ -123,15 +123,17 @@ def save_predictions(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def predict(run: Path, store: Path, out: Path, *, device: str = "auto") -> pd.DataFrame:
     """Predictions of a finished run for every patient of a store.
 
-    Needs the run folder and the store, nothing else. Writes `predictions.parquet` and `metrics.json` (with the run's
-    frozen threshold) into the folder `out`. Patients that are in the run's split keep their part, all others are
-    `external`.
+    Needs the run folder and the store, nothing else. Writes the Parquet file `out` (`specs.PREDICTIONS`) and, beside
+    it, `<out>.metrics.json` with the metrics at the run's frozen threshold. Patients that are in the run's split keep
+    their part, all others are `external`.
 
     Raises:
         FitError: no finished run, or a store whose features or codes are not those that the model was trained on.
         StoreError: the store cannot be packed.
     """
     target = resolve_device(device)
+    if out.is_dir():
+        raise FitError(f"{out}: is a folder; name the Parquet file to write, for example {out / 'predictions.parquet'}")
     loaded = load_run(run)
     packed = pack(Store.open(store))
     check_matches(loaded, packed)
@@ -140,8 +142,8 @@ def predict(run: Path, store: Path, out: Path, *, device: str = "auto") -> pd.Da
     scores = score(loaded.model.to(target), dataset, everyone, device=target, size=loaded.fit.batch_patients)
     rows = prediction_rows(packed, scores, [loaded.split.parts.get(p, "external") for p in packed.patients])
     frame = prediction_frame(rows)
-    out.mkdir(parents=True, exist_ok=True)
-    save_predictions(out / "predictions.parquet", rows)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_predictions(out, rows)
     threshold = loaded.info.get("threshold")
     evaluated = metrics.evaluate(
         frame,
@@ -149,7 +151,7 @@ def predict(run: Path, store: Path, out: Path, *, device: str = "auto") -> pd.Da
         replicates=loaded.fit.bootstrap,
         seed=loaded.fit.seed,
     )
-    write_json(out / "metrics.json", evaluated)
+    write_json(out.with_name(f"{out.name}.metrics.json"), evaluated)
     return frame
 
 

@@ -101,11 +101,11 @@ def read_split(file: Path) -> Split:
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
-            rows = list(reader)
+            columns, rows = list(reader.fieldnames or ()), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise FitError(f"split {file.name}: cannot be read: {error}") from error
-    if not {"patient", "part"} <= set(reader.fieldnames or ()):
-        raise FitError(f"split {file.name}: expected columns patient and part, found {reader.fieldnames}")
+    if not {"patient", "part"} <= set(columns):
+        raise FitError(f"split {file.name}: expected columns patient and part, found {columns}")
     parts: dict[str, str] = {}
     for line, row in enumerate(rows, start=2):
         patient, part = (row["patient"] or "").strip(), (row["part"] or "").strip()

@@ -83,7 +83,7 @@ def fit(
         force: take the folder whatever it holds; files that are none of a run's are left alone.
 
     Returns:
-        What run.json says, and `metrics`.
+        What metrics.json says (see `metrics.evaluate`).
 
     Raises:
         StoreError: the store is not there, is stale or contradicts itself.
@@ -116,7 +116,7 @@ def fit(
     except BaseException as error:
         checkpoint.fail(run, info, error)
         raise
-    return {**checkpoint.json_able(info), "metrics": evaluated}
+    return evaluated
 
 
 def prepare(packed: Packed, settings: Settings) -> Prepared:
@@ -173,15 +173,14 @@ def train(prepared: Prepared, settings: Settings, *, device: torch.device, progr
                 loss = terms.total(fit, auxiliary)
                 if loss is None:
                     continue
+                value = _finite(loss, epoch)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(model.parameters(), fit.max_gradient_norm)
                 optimiser.step()
-                means.add({"loss": float(loss.detach()), **terms.values()})
+                means.add({"loss": value, **terms.values()})
             scores = validate(model, dataset, validation, fit, device)
             line = {"epoch": epoch + 1, "train": means.values(), "validation": scores}
-            if not math.isfinite(means.values().get("loss") or 0.0):
-                raise FitError(f"epoch {epoch + 1}: the loss is no longer finite; lower fit.learning_rate")
             best.offer(epoch + 1, scores, model.state_dict())
             if progress is not None:
                 progress(epoch + 1, fit.epochs, {**line, "seconds": round(time.perf_counter() - started, 4)})
@@ -214,6 +213,16 @@ def _loss(
     parts = [(1.0, response), (fit.survival_weight, survival)]
     found = [weight * float(term) for weight, term in parts if term is not None and weight > 0]
     return sum(found) if found else math.nan
+
+
+def _finite(loss: Tensor, epoch: int) -> float:
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise FitError(
+            f"epoch {epoch + 1}: the loss is {value}, expected a finite number; lower fit.learning_rate, "
+            "and if that does not help look for features in the store that are not finite"
+        )
+    return value
 
 
 class Means:

@@ -312,11 +312,13 @@ def _features(document: Any, collector: _Collector) -> Iterator[tuple[str, Any]]
         elif kind in _GEOMETRIES_GEOJSON:
             yield NO_GROUP, entry
         else:
-            raise collector.refused(f"an entry of type {str(kind)[:40]!r}", "GeoJSON features", "Export it anew.")
+            raise collector.refused(f"an entry of type {kind[:40]!r}", "GeoJSON features", "Export it anew.")
 
 
-def _type_of(entry: Any) -> Any:
-    return entry.get("type") if isinstance(entry, dict) else type(entry).__name__
+def _type_of(entry: Any) -> str:
+    """What a piece of GeoJSON says it is; the kind of JSON where it says nothing."""
+    kind = entry.get("type") if isinstance(entry, dict) else None
+    return kind if isinstance(kind, str) else type(entry).__name__
 
 
 def _class_name(properties: Mapping[str, Any]) -> str:
@@ -331,7 +333,7 @@ def _add_geometry(group: str, number: int, geometry: Any, collector: _Collector)
     kind = _type_of(geometry)
     if kind not in _AREAS_GEOJSON:
         if kind not in _GEOMETRIES_GEOJSON:
-            raise collector.refused(f"a geometry of type {str(kind)[:40]!r}", "polygons", "Export it anew.")
+            raise collector.refused(f"a geometry of type {kind[:40]!r}", "polygons", "Export it anew.")
         collector.note(f"number {number} is of type {kind!r}, not an area, and is left out")
         return
     coordinates = geometry.get("coordinates")

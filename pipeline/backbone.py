@@ -193,7 +193,7 @@ def load_backbone(settings: EmbedSettings, device: str = "cpu") -> Backbone:
 
 
 @functools.lru_cache(maxsize=2)
-def _load(settings: EmbedSettings, _identity: str, device: str) -> Backbone:
+def _load(settings: EmbedSettings, identity: str, device: str) -> Backbone:
     import torch
     import torchvision
 
@@ -209,7 +209,7 @@ def _load(settings: EmbedSettings, _identity: str, device: str) -> Backbone:
     else:
         path = _imagenet_file(known) if settings.weights == "imagenet" else Path(settings.weights)
         name = "imagenet" if settings.weights == "imagenet" else path.name
-        _load_state(module, head, _read_state(path, settings), path.name)
+        _load_state(module, head, _read_state(path, settings, identity), path.name)
     digest = state_digest(module)
     module.eval().requires_grad_(False)
     fold_batch_norm(module)
@@ -254,7 +254,7 @@ def _imagenet_file(known: Architecture) -> Path:
     return path
 
 
-def _read_state(path: Path, settings: EmbedSettings) -> Mapping[str, torch.Tensor]:
+def _read_state(path: Path, settings: EmbedSettings, identity: str) -> Mapping[str, torch.Tensor]:
     """The state dict of a file: the bytes that were hashed are the bytes that are read, and nothing in them runs."""
     import safetensors
     import safetensors.torch
@@ -264,7 +264,10 @@ def _read_state(path: Path, settings: EmbedSettings) -> Mapping[str, torch.Tenso
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"embed.weights: {path.name} cannot be read: {error.strerror}") from error
-    _check_file(path.name, hashlib.sha256(content).hexdigest(), settings)
+    found = hashlib.sha256(content).hexdigest()
+    _check_file(path.name, found, settings)
+    if settings.weights != "imagenet" and found != identity:
+        raise InputError(f"embed.weights: {path.name} changed while it was read; run again when it is at rest")
     try:
         if path.suffix == ".safetensors":
             state: Any = safetensors.torch.load(content)

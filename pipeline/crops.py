@@ -1,7 +1,8 @@
 """What the network sees of a lesion: three axial slices around it, windowed, resampled to a square; plain and varied.
 
 All places are continuous indices (y, x) of the LPS plane, where whole numbers are voxel centres, so that the first
-voxel reaches from −0.5 to 0.5. Sizes are in mm, and turns are made in mm: voxels need not be square.
+voxel reaches from −0.5 to 0.5. Sizes are in mm, and turns are made in mm: voxels need not be square. In an oblique
+volume the axial plane is the grid's own, the nearest to axial; nothing is resampled across slices.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -70,13 +70,21 @@ class Series:
 
 
 @dataclass(frozen=True)
-class _Slice:
+class _Image:
+    """A DICOM file with pixels, of any series."""
+
     file: Path
     series_uid: str
+    header: Any
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """A slice of the chosen series."""
+
+    file: Path
     rows: int
     columns: int
-    samples: int
-    frames: int
     position_mm: Triple
     row: Triple
     """Direction in which the column number grows."""
@@ -93,8 +101,8 @@ def read_series(
 ) -> Series:
     """The one image series of a DICOM folder, or the one that `series_uid` names, sorted along its normal.
 
-    Files of the folder itself are looked at, not those of folders in it; structure sets and other objects without
-    pixels are passed over.
+    Files of the folder itself are looked at, not those of folders in it. Structure sets and other objects without
+    pixels are passed over, and so is what belongs to other series, whatever its state.
 
     Args:
         slice_tolerance: largest distance of a slice from its place on an even, straight grid, in voxels.
@@ -104,8 +112,8 @@ def read_series(
             sizes or orientations; a single slice; colour; too many voxels.
     """
     with _quiet_pydicom():
-        slices = [_read_slice(file, name) for file in sorted(folder.iterdir()) if file.is_file()]
-    chosen = _choose([one for one in slices if one is not None], series_uid, name)
+        images = [_read_header(file, name) for file in sorted(folder.iterdir()) if file.is_file()]
+        chosen = [_slice(image, name) for image in _choose([one for one in images if one], series_uid, name)]
     first = chosen[0]
     _check_alike(chosen, name)
     check_voxels(len(chosen) * first.rows * first.columns, max_voxels, name)
@@ -131,38 +139,54 @@ def _quiet_pydicom() -> Iterator[None]:
         log.disabled = before
 
 
-def _read_slice(file: Path, name: str) -> _Slice | None:
+def _read_header(file: Path, name: str) -> _Image | None:
     """The header of one file; none for what is no DICOM image."""
     named_dicom = file.suffix.lower() in _DICOM_ENDINGS
-    with file.open("rb") as stream:
-        start = stream.read(132)
-        stream.seek(0)
-        if start[128:] == b"DICM" or start[:2] == b"\x08\x00":
-            return _parse_slice(file, stream, named_dicom, name)
-    if named_dicom:
-        raise unreadable(name, "a .dcm file in the folder that is no DICOM")
-    return None
-
-
-def _parse_slice(file: Path, stream: BinaryIO, named_dicom: bool, name: str) -> _Slice | None:
     try:
-        header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS, force=True)
-        if "Rows" not in header:
-            kinds = [header.get("SOPClassUID"), header.file_meta.get("MediaStorageSOPClassUID")]
-            if any("Image Storage" in UID(str(kind)).name for kind in kinds) or (kinds == [None, None] and named_dicom):
-                raise unreadable(name, "a DICOM image in the folder whose header is cut short")
-            return None
-        return _slice(file, header)
+        with file.open("rb") as stream:
+            start = stream.read(132)
+            stream.seek(0)
+            if start[128:] != b"DICM" and start[:2] != b"\x08\x00":
+                if named_dicom:
+                    raise unreadable(name, "a .dcm file in the folder that is no DICOM")
+                return None
+            header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS, force=True)
+        series_uid = str(header.get("SeriesInstanceUID", ""))
+        kinds = [header.get("SOPClassUID"), header.file_meta.get("MediaStorageSOPClassUID")]
+        image = "Rows" in header or any("Image Storage" in UID(str(kind)).name for kind in kinds if kind)
     except _HEADER_ERRORS:
-        raise ImageError(
-            name,
-            "a DICOM image in the folder whose header is damaged, or lacks position, orientation, spacing or size",
-            "slices that say where they lie in the patient",
-            "Export the series again, or move what does not belong to it out of the folder.",
-        ) from None
+        raise _bad_header(name) from None
+    if not image and kinds == [None, None] and named_dicom:
+        raise _bad_header(name)
+    return _Image(file, series_uid, header) if image else None
 
 
-def _slice(file: Path, header: Any) -> _Slice:
+def _bad_header(name: str) -> ImageError:
+    return ImageError(
+        name,
+        "a DICOM image in the folder whose header is damaged, or lacks position, orientation, spacing or size",
+        "slices that say where they lie in the patient",
+        "Export the series again, or move what does not belong to it out of the folder.",
+    )
+
+
+def _slice(image: _Image, name: str) -> _Slice:
+    """What the header of an image of the chosen series says, checked."""
+    header = image.header
+    try:
+        samples, frames = int(header.get("SamplesPerPixel", 1)), int(header.get("NumberOfFrames", 1) or 1)
+        if samples == 1 and frames == 1:
+            return _checked_slice(image.file, header)
+    except _HEADER_ERRORS:
+        raise _bad_header(name) from None
+    if samples != 1:
+        raise ImageError(name, "colour slices", "grey slices", "Choose the CT series itself, not a picture of it.")
+    raise ImageError(
+        name, "a multi-frame DICOM file", "one file a slice", "Export it as classic CT, or convert it to NIfTI."
+    )
+
+
+def _checked_slice(file: Path, header: Any) -> _Slice:
     orientation = tuple(float(v) for v in header.ImageOrientationPatient)
     x, y, z = (float(v) for v in header.ImagePositionPatient)
     spacing_y, spacing_x = (float(v) for v in header.PixelSpacing)
@@ -170,17 +194,14 @@ def _slice(file: Path, header: Any) -> _Slice:
     bits, signed = int(header.get("BitsStored", 16)), int(header.get("PixelRepresentation", 0))
     stored = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
     ends = sorted(slope * value + intercept for value in stored)
-    numbers = [x, y, z, *orientation, slope, intercept]
+    numbers = [x, y, z, *orientation, spacing_x, spacing_y, slope, intercept]
     if len(orientation) != 6 or not all(map(math.isfinite, numbers)) or min(spacing_x, spacing_y) <= 0:
         raise ValueError("not a place in the patient")
     row, column = _square_axes(orientation)
     return _Slice(
         file=file,
-        series_uid=str(header.get("SeriesInstanceUID", "")),
         rows=int(header.Rows),
         columns=int(header.Columns),
-        samples=int(header.get("SamplesPerPixel", 1)),
-        frames=int(header.get("NumberOfFrames", 1) or 1),
         position_mm=(x, y, z),
         row=row,
         column=column,
@@ -202,9 +223,9 @@ def _square_axes(orientation: tuple[float, ...]) -> tuple[Triple, Triple]:
     return (float(row[0]), float(row[1]), float(row[2])), (float(column[0]), float(column[1]), float(column[2]))
 
 
-def _choose(slices: list[_Slice], series_uid: str | None, name: str) -> list[_Slice]:
-    """The slices of the one series that is meant."""
-    found = {one.series_uid for one in slices}
+def _choose(images: list[_Image], series_uid: str | None, name: str) -> list[_Image]:
+    """The images of the one series that is meant."""
+    found = {one.series_uid for one in images}
     if not found:
         raise ImageError(
             name, "a folder without DICOM images", "the slices of one CT series", "Correct the path in the table."
@@ -223,18 +244,12 @@ def _choose(slices: list[_Slice], series_uid: str | None, name: str) -> list[_Sl
             "a series with it",
             "Correct series_uid or the path.",
         )
-    return [one for one in slices if series_uid is None or one.series_uid == series_uid]
+    return [one for one in images if series_uid is None or one.series_uid == series_uid]
 
 
 def _check_alike(slices: list[_Slice], name: str) -> None:
-    """Refuse colour, multi-frame files, single slices, and slices that cannot form one block."""
+    """Refuse single slices, and slices that cannot form one block."""
     first = slices[0]
-    if any(one.samples != 1 for one in slices):
-        raise ImageError(name, "colour slices", "grey slices", "Choose the CT series itself, not a picture of it.")
-    if any(one.frames > 1 for one in slices):
-        raise ImageError(
-            name, "a multi-frame DICOM file", "one file a slice", "Export it as classic CT, or convert it to NIfTI."
-        )
     if len(slices) < 2:
         raise ImageError(
             name, "a series of one slice", "a volume of at least two slices", "Choose another series than this one."

@@ -81,9 +81,12 @@ class EmbedStage(Stage):
         """Write `features.zarr` of one slide (`words`) or CT study (`lesions`).
 
         Raises:
-            InputError: weights that cannot be used, or features that float16 cannot hold.
+            InputError: weights that cannot be used or are not those of the plan, or features that float16 cannot hold.
             StoreError: upstream arrays that do not have the declared form.
         """
+        found, planned = weights_identity(settings.embed), item.inputs["weights_sha256"]
+        if found != planned:
+            raise InputError(f"{item.item}: planned with the weights {planned}, found {found}; run extract again")
         (source,) = item.upstream
         group = arrays.open_group(store.part(source.stage, source.item, source.part))
         images = _words(group, item.item) if source.stage == "tiles" else _crops(group, item.item)

@@ -13,8 +13,9 @@ import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -185,7 +186,7 @@ def _nifti_header(header: bytes, max_voxels: int, name: str) -> _Nifti:
     return _Nifti(dtype, int(offset), math.prod(size))
 
 
-def _nifti_pass(stream: BinaryIO, header: _Nifti) -> tuple[int, int]:
+def _nifti_pass(stream: gzip.GzipFile | BufferedReader, header: _Nifti) -> tuple[int, int]:
     """Bytes found, up to what is needed, and voxels that are NaN or infinite, which ITK would turn into zeros."""
     found, bad = stream.seek(header.offset), 0
     while found < header.bytes and (block := stream.read(min(_BLOCK, header.bytes - found))):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -55,8 +55,7 @@ class Geometry:
 
     def to_mm(self, index_xyz: npt.ArrayLike) -> FloatArray:
         """Points (..., 3) in mm of indices (..., 3), which need not be whole numbers."""
-        points_mm: FloatArray = np.asarray(index_xyz, float) @ self._step_mm().T + self.origin_mm
-        return points_mm
+        return np.asarray(index_xyz, float) @ self._step_mm().T + self.origin_mm
 
     def to_index(self, points_mm: npt.ArrayLike) -> FloatArray:
         """Indices (..., 3), not rounded, of points (..., 3) in mm."""
@@ -90,10 +89,10 @@ class Geometry:
 
     def reach_mm(self) -> FloatArray:
         """Extent (3,) of one voxel along the axes of the patient; the spacing, when the grid is not oblique."""
-        return np.abs(self._step_mm()).sum(axis=1)
+        return cast(FloatArray, np.abs(self._step_mm()).sum(axis=1))
 
     def _step_mm(self) -> FloatArray:
-        return np.array(self.direction).reshape(3, 3) * np.array(self.spacing_mm)
+        return cast(FloatArray, np.array(self.direction).reshape(3, 3) * np.array(self.spacing_mm))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pykwalify.errors
 import radiomics
 import SimpleITK as sitk
-from radiomics import featureextractor, imageoperations
+from radiomics import featureextractor
 
 from ..errors import ConfigError, InputError
 from .omics_presets import Parameters

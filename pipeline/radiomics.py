@@ -18,13 +18,14 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
+import zarr
 
 from ..errors import ConfigError, Problem, StoreError
 from ..stores import arrays, tables
@@ -92,22 +93,17 @@ def unusable(
 ) -> str | None:
     """Why a region can have no features, or none when nothing speaks against it."""
     if image.ndim != 3 or image.shape != region.shape:
-        return (
-            f"geometry mismatch: image of shape {image.shape}, mask of shape {region.shape}; expected the same in 3-D"
-        )
+        return f"geometry mismatch: image of shape {image.shape}, mask of shape {region.shape}; expected one 3-D shape"
     if len(spacing_mm) != 3 or not all(math.isfinite(size) and size > 0 for size in spacing_mm):
         return f"geometry mismatch: voxel size {spacing_mm}; expected three positive numbers"
     bad = image.size - int(np.count_nonzero(np.isfinite(image)))
     if bad:
         return f"{bad} of {image.size} voxels are NaN or infinite"
-    voxels = int(np.count_nonzero(region))
-    if voxels == 0:
-        return "the mask is empty"
-    if voxels == 1:
-        return "the mask has only one voxel"
     values = image[region]
+    if values.size < 2:
+        return "the mask has only one voxel" if values.size else "the mask is empty"
     if values.min() == values.max():
-        return f"the region is constant: all {voxels} voxels are {values[0]:g}"
+        return f"the region is constant: all {values.size} voxels are {values[0]:g}"
     return None
 
 
@@ -132,7 +128,7 @@ def feature_names(parameters: Parameters, kind: Kind) -> tuple[str, ...]:
     if kind == "lesion" and "shape2D" in values["featureClass"]:
         region[1:] = 0  # two-dimensional shape exists in single slices only
     plain = parameters.updated(
-        **{name: None for name in ("resampledPixelSpacing", "resegmentRange", "minimumROISize", "binCount")},
+        **dict.fromkeys(("resampledPixelSpacing", "resegmentRange", "minimumROISize", "binCount")),
         normalize=False,
         preCrop=False,
         minimumROIDimensions=2,
@@ -145,8 +141,8 @@ def feature_names(parameters: Parameters, kind: Kind) -> tuple[str, ...]:
     absent = absent_image_types(parameters, names)
     if not names or (absent and kind == "lesion"):
         raise ConfigError(
-            f"radiomics parameters: PyRadiomics gives no features for {', '.join(absent) or 'any image type'}; LoG needs "
-            "sigma, LBP3D is not available; take what has no features out of the parameter file"
+            f"radiomics parameters: PyRadiomics gives no features for {', '.join(absent) or 'any image type'} (LoG "
+            "needs sigma, LBP3D needs packages that are not installed); take it out of the parameter file"
         )
     return names
 
@@ -178,7 +174,7 @@ def grey_bag(rgb: npt.NDArray[np.uint8], size_px: int) -> npt.NDArray[np.float64
 
 
 def area_average(values: npt.NDArray[Any], size: int) -> npt.NDArray[np.float64]:
-    """Columns (n, m) averaged to (size, m): each result is the mean over its share of the n rows, fractions included."""
+    """Columns (n, m) averaged to (size, m): each result is the mean of its share of the n rows, fractions included."""
     rows = len(values)
     sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0, dtype=np.float64)])
     edges = np.arange(size + 1) * rows / size
@@ -197,41 +193,49 @@ class RadiomicsStage(Stage):
     def plan(self, cohort: Cohort, settings: Settings, store: Store) -> list[Item]:
         """One item a slide and one a CT study; ConfigError when the parameter file cannot be used."""
         items = []
-        radiomics = settings.radiomics
+        for warning in parameter_warnings(cohort, settings.radiomics):
+            logger.warning("radiomics: %s", warning)
         if cohort.slides:
-            bag = {**_frozen(bag_parameters(radiomics)), "slide": radiomics.slide.model_dump(mode="json")}
+            bag = bag_parameters(settings.radiomics)
+            grey = {"slide": settings.radiomics.slide.model_dump(mode="json")}
             for slide in cohort.slides:
-                items.append(self._item(f"slide-{slide.slide}", "tiles", ("pixels.zarr", "bags.parquet"), bag))
+                items.append(self._item(f"slide-{slide.slide}", "tiles", ("pixels.zarr", "bags.parquet"), bag, grey))
         if cohort.ct_studies:
-            lesion = _frozen(lesion_parameters(radiomics))
+            lesion = lesion_parameters(settings.radiomics)
             for study in cohort.ct_studies:
-                items.append(self._item(f"ct-{study.ct}", "rois", ("volumes.zarr", "lesions.parquet"), lesion))
+                items.append(self._item(f"ct-{study.ct}", "rois", ("volumes.zarr", "lesions.parquet"), lesion, {}))
         return items
 
-    def _item(self, item: str, stage: str, parts: tuple[str, str], settings: Mapping[str, Any]) -> Item:
-        upstream = tuple(Upstream(stage, item, part) for part in parts)
-        return Item(stage=self.name, item=item, payload=None, settings=settings, upstream=upstream)
+    def _item(
+        self, item: str, stage: str, parts: tuple[str, str], parameters: Parameters, more: Mapping[str, Any]
+    ) -> Item:
+        """An item that carries its parameters, so that a file that changes later changes no item half way."""
+        return Item(
+            stage=self.name,
+            item=item,
+            payload=parameters,
+            settings={"parameters": parameters.as_dict(), "max_matrix_mb": parameters.max_matrix_mb, **more},
+            upstream=tuple(Upstream(stage, item, part) for part in parts),
+        )
 
     def check(self, cohort: Cohort, settings: Settings) -> list[Problem]:
-        """Whether a parameter file can be used; the preset needs no check."""
-        if settings.radiomics.parameter_file is None:
-            return []
-        kinds: list[Kind] = (["bag"] if cohort.slides else []) + (["lesion"] if cohort.ct_studies else [])
-        for kind in kinds:
-            try:
-                feature_names(_parameters(settings.radiomics, kind), kind)
-            except ConfigError as error:
-                return [
-                    Problem(
-                        table="configuration",
-                        row="",
-                        column="radiomics.parameter_file",
-                        found=str(error),
-                        expected="a PyRadiomics parameter file",
-                        remedy="Change the file, or leave the setting out to use the preset.",
-                    )
-                ]
-        return []
+        """Whether a parameter file can be used, and what of it bags cannot have."""
+        try:
+            found = [(text, "warning") for text in parameter_warnings(cohort, settings.radiomics)]
+        except ConfigError as error:
+            found = [(str(error), "error")]
+        return [
+            Problem(
+                table="configuration",
+                row="",
+                column="radiomics.parameter_file",
+                found=text,
+                expected="a PyRadiomics parameter file that gives features of all that the cohort has",
+                remedy="Change the file, or leave the setting out to use the preset.",
+                severity="error" if severity == "error" else "warning",
+            )
+            for text, severity in found
+        ]
 
     def run(self, item: Item, settings: Settings, store: Store, out: Path) -> Outcome:
         """Write `features.parquet` of one slide (a row a bag) or CT study (a row a lesion).
@@ -240,92 +244,108 @@ class RadiomicsStage(Stage):
         """
         pixels, table = (store.part(source.stage, source.item, source.part) for source in item.upstream)
         kind: Kind = "bag" if item.upstream[0].stage == "tiles" else "lesion"
-        parameters = _parameters(settings.radiomics, kind)
-        names = feature_names(parameters, kind)
-        job = RegionRows(item.item, kind, parameters, names, settings.radiomics)
-        rows = job.bags(pixels, table) if kind == "bag" else job.lesions(pixels, table)
-        tables.write_table(out / "features.parquet", rows, OMICS, extra=names)
-        return Outcome("ok" if rows else "empty", _summary(rows, kind, parameters, names))
+        job = RegionJob(item.item, kind, item.payload, settings.radiomics)
+        rows = list(job.bags(pixels, table) if kind == "bag" else job.lesions(pixels, table))
+        values = np.array([row.values for row in rows]).reshape(len(rows), len(job.names))
+        heads = [row.head() for row in rows]
+        tables.write_feature_table(out / "features.parquet", heads, values, OMICS, names=job.names)
+        return Outcome("ok" if rows else "empty", _summary(rows, kind, len(job.names)))
 
 
-def _parameters(settings: RadiomicsSettings, kind: Kind) -> Parameters:
-    return bag_parameters(settings) if kind == "bag" else lesion_parameters(settings)
+def parameter_warnings(cohort: Cohort, settings: RadiomicsSettings) -> list[str]:
+    """What a parameter file asks for in vain; ConfigError when it cannot be used. The preset is known to be right."""
+    if settings.parameter_file is None:
+        return []
+    if cohort.ct_studies:
+        feature_names(lesion_parameters(settings), "lesion")
+    if not cohort.slides:
+        return []
+    bag = bag_parameters(settings)
+    absent = absent_image_types(bag, feature_names(bag, "bag"))
+    return [f"{name} gives no features on bags: it is a filter in three dimensions" for name in absent]
 
 
-def _frozen(parameters: Parameters) -> dict[str, Any]:
-    return {"parameters": parameters.as_dict(), "max_matrix_mb": parameters.max_matrix_mb}
+@dataclass(frozen=True)
+class Row:
+    """One bag or lesion."""
+
+    patient: str
+    source: str
+    unit: str
+    reason: str
+    """Why features are NaN; empty when all are there."""
+    values: npt.NDArray[np.float64]
+    """Features in the order of their names."""
+
+    def head(self) -> dict[str, str]:
+        """The declared columns of the table."""
+        row = {"patient": self.patient, "source": self.source, "unit": self.unit}
+        return {**row, "engine": "pyradiomics", "reason": self.reason}
 
 
-class RegionRows:
-    """Rows of one item's table: reads the regions one at a time, so memory is bounded by one of them."""
+@dataclass(frozen=True)
+class RegionJob:
+    """The regions of one item, read one at a time, so that memory is bounded by one of them."""
 
-    def __init__(
-        self, item: str, kind: Kind, parameters: Parameters, names: tuple[str, ...], settings: RadiomicsSettings
-    ) -> None:
-        self.item = item
-        self.kind = kind
-        self.parameters = parameters
-        self.names = names
-        self.settings = settings
+    item: str
+    kind: Kind
+    parameters: Parameters
+    settings: RadiomicsSettings
 
-    def bags(self, pixels: Path, table: Path) -> list[dict[str, Any]]:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Features of every row."""
+        return feature_names(self.parameters, self.kind)
+
+    def bags(self, pixels: Path, table: Path) -> Iterator[Row]:
         """One row a bag of `pixels.zarr`, in the order of `bags.parquet`."""
         array = arrays.open_array(arrays.open_group(pixels), BAG_PIXELS)
         bags = tables.read_rows(table, BAGS)
         if len(bags) != array.shape[0]:
             raise StoreError(f"{self.item}: {len(bags)} rows for {array.shape[0]} bags; extract tiles again")
-        rows = []
         for number, bag in enumerate(bags):
             grey = grey_bag(np.asarray(array[number]), self.settings.slide.size_px)
-            rows.append(self._row(bag["patient"], bag["slide"], str(bag["bag"]), grey[None], None, BAG_SPACING))
-        return rows
+            reason, values = self._features(str(bag["bag"]), grey[None], None, BAG_SPACING)
+            yield Row(bag["patient"], bag["slide"], str(bag["bag"]), reason, values)
 
-    def lesions(self, volumes: Path, table: Path) -> list[dict[str, Any]]:
+    def lesions(self, volumes: Path, table: Path) -> Iterator[Row]:
         """One row a lesion of `volumes.zarr`, in the order of `lesions.parquet`."""
-        rows = []
+        root = arrays.open_group(volumes)
         for number, lesion in enumerate(tables.read_rows(table, LESIONS)):
-            group = arrays.open_group(volumes / str(number))
+            group = root.get(str(number))
+            if not isinstance(group, zarr.Group):
+                raise StoreError(f"{self.item}: volume {number} is missing; extract rois again")
             image = np.asarray(arrays.open_array(group, LESION_INTENSITY)[:])
             mask = np.asarray(arrays.open_array(group, LESION_MASK)[:])
             spacing: Any = group.attrs.get("spacing_mm")
             if not isinstance(spacing, list | tuple) or len(spacing) != 3:
                 raise StoreError(f"{self.item}: volume {number} has spacing_mm = {spacing!r}; extract rois again")
             x_mm, y_mm, z_mm = (float(size) for size in spacing)
-            rows.append(self._row(lesion["patient"], lesion["ct"], lesion["lesion"], image, mask, (x_mm, y_mm, z_mm)))
-        return rows
+            reason, values = self._features(lesion["lesion"], image, mask, (x_mm, y_mm, z_mm))
+            yield Row(lesion["patient"], lesion["ct"], lesion["lesion"], reason, values)
 
-    def _row(
+    def _features(
         self,
-        patient: str,
-        source: str,
         unit: str,
         image: npt.NDArray[Any],
         mask: npt.NDArray[Any] | None,
         spacing_mm: tuple[float, float, float],
-    ) -> dict[str, Any]:
+    ) -> tuple[str, npt.NDArray[np.float64]]:
+        """Reason and values; a region without features, or an undefined feature, is NaN."""
         from .omics_pyradiomics import RegionError
 
         self._announce(unit, image.size)
         region = np.ones(image.shape, np.uint8) if mask is None else mask
-        values: dict[str, float] = {}
-        reason = ""
         try:
-            values = extract(image, region, spacing_mm, self.parameters)
+            found = extract(image, region, spacing_mm, self.parameters)
         except RegionError as error:
-            reason = str(error)
-        undefined = [name for name in self.names if not math.isfinite(values.get(name, math.nan))]
-        if undefined and not reason:
-            reason = f"{len(undefined)} features are undefined here: {', '.join(undefined[:3])}"
-        features = {name: values.get(name, math.nan) for name in self.names}
-        features.update(dict.fromkeys(undefined, math.nan))
-        return {
-            "patient": patient,
-            "source": source,
-            "unit": unit,
-            "engine": "pyradiomics",
-            "reason": reason,
-            **features,
-        }
+            return str(error), np.full(len(self.names), np.nan)
+        values = np.array([found.get(name, math.nan) for name in self.names])
+        values[~np.isfinite(values)] = np.nan
+        undefined = [name for name, value in zip(self.names, values, strict=True) if math.isnan(value)]
+        if undefined:
+            return f"{len(undefined)} features are undefined here: {', '.join(undefined[:3])}", values
+        return "", values
 
     def _announce(self, unit: str, voxels: int) -> None:
         image_types = len({name.split("_")[0] for name in self.names})
@@ -334,16 +354,13 @@ class RegionRows:
             logger.warning("radiomics/%s: %s %s may take %.0f s", self.item, self.kind, unit, seconds)
 
 
-def _summary(rows: list[dict[str, Any]], kind: Kind, parameters: Parameters, names: tuple[str, ...]) -> dict[str, Any]:
+def _summary(rows: list[Row], kind: Kind, features: int) -> dict[str, Any]:
     from .omics_pyradiomics import VERSION
 
-    reasons = Counter(str(row["reason"]).partition(":")[0] for row in rows if row["reason"])
-    warnings = [
-        f"{count} of {len(rows)} {kind}s lack radiomics features: {reason}" for reason, count in reasons.most_common()
-    ]
-    if kind == "bag":
-        absent = absent_image_types(parameters, names)
-        warnings += [f"{name} has no features on bags: it is a filter in three dimensions" for name in absent]
-    summary: dict[str, Any] = {f"{kind}s": len(rows), "features": len(names), "engine": "pyradiomics"}
-    summary |= {"pyradiomics": VERSION}
+    reasons = [row.reason for row in rows if row.reason]
+    warnings = []
+    if reasons:
+        warnings.append(f"{len(reasons)} of {len(rows)} {kind}s lack radiomics features; the first: {reasons[0]}")
+    summary: dict[str, Any] = {f"{kind}s": len(rows), "features": features}
+    summary |= {"engine": "pyradiomics", "pyradiomics": VERSION}
     return {**summary, "warnings": warnings} if warnings else summary

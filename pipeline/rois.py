@@ -6,13 +6,12 @@ some of the lesions missing. Memory is bounded by one volume, one mask and one l
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from ..config import RoisSettings, Settings
 from ..errors import Problem
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
 
     from .cohort import Cohort, CtStudy, Lesion
 
-_REPORTED_ONLY = {"max_targets", "max_targets_per_type"}
-
 
 class RoisStage(Stage):
     """CT studies to lesions: three-slice crops with views, intensities with masks, and a table."""
@@ -52,7 +49,7 @@ class RoisStage(Stage):
 
     def plan(self, cohort: Cohort, settings: Settings, store: Store) -> list[Item]:
         """One item a study; studies without lesions wait for no windows."""
-        own = settings.rois.model_dump(mode="json", exclude=_REPORTED_ONLY)
+        own = settings.rois.model_dump(mode="json")
         windows = (Upstream("windows", "cohort", "windows.parquet"),)
         return [
             Item(
@@ -68,9 +65,12 @@ class RoisStage(Stage):
         ]
 
     def check(self, cohort: Cohort, settings: Settings) -> list[Problem]:
-        """Volumes that their headers rule out, masks and boxes that cannot be used, and more targets than usual."""
-        problems = [p for study in cohort.ct_studies for p in check_study(study, settings.rois)]
-        return problems + list(_too_many_targets(cohort, settings.rois))
+        """Volumes that their headers rule out, and masks and boxes that cannot be used."""
+        return [
+            replace(problem, column=cohort.columns.get(problem.table, {}).get(problem.column, problem.column))
+            for study in cohort.ct_studies
+            for problem in check_study(study, settings.rois)
+        ]
 
     def run(self, item: Item, settings: Settings, store: Store, out: Path) -> Outcome:
         """Write `crops.zarr`, `volumes.zarr` and `lesions.parquet` of a study.
@@ -111,7 +111,7 @@ class Roi:
         """The axial slice of the volume with the largest lesion area."""
         return self.found.box.low_zyx[0] + widest_slice(self.found.mask)
 
-    def crops(self, volume: Volume, settings: RoisSettings) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def crops(self, volume: Volume, settings: RoisSettings) -> npt.NDArray[np.uint8]:
         """All views (view, slice, y, x) of the lesion, the plain one first."""
         low_hu, high_hu, _ = self.window
         slices, _ = neighbouring_slices(self.slice_z, volume.array.shape[0])
@@ -161,7 +161,7 @@ class Roi:
 
 
 def check_study(study: CtStudy, settings: RoisSettings) -> list[Problem]:
-    """What is wrong with a study: its volume by the header alone, its masks in full."""
+    """What is wrong with a study: its volume by the header alone, its masks in full; columns have mumo's names."""
     try:
         stored = read_geometry(
             study.path,
@@ -177,7 +177,7 @@ def check_study(study: CtStudy, settings: RoisSettings) -> list[Problem]:
             _check_lesion(geometry, stored, lesion, labels, settings)
         except ImageError as error:
             column = "box" if lesion.mask is None else "mask"
-            problems.append(error.problem("lesions", f"{study.ct}, lesion {lesion.lesion}", column))
+            problems.append(error.problem("lesions", f"{study.ct}/{lesion.lesion}", column))
     return problems
 
 
@@ -188,32 +188,6 @@ def _check_lesion(
         box_region(geometry, stored, lesion, name="box")
     else:
         given_mask(geometry, stored, lesion, labels.read(lesion.mask, "mask"), settings, name="lesion")
-
-
-def _too_many_targets(cohort: Cohort, settings: RoisSettings) -> Iterator[Problem]:
-    """Patients with more lesions than RECIST 1.1 takes as targets; all of them are used."""
-    totals: Counter[str] = Counter()
-    by_type: Counter[tuple[str, str]] = Counter()
-    for study in cohort.ct_studies:
-        totals[study.patient] += len(study.lesions)
-        by_type.update((study.patient, lesion.lesion_type) for lesion in study.lesions)
-    remedy = "All are used; leave out those that are no targets."
-    for patient, count in totals.items():
-        if count > settings.max_targets:
-            yield Problem(
-                "lesions",
-                f"patient {patient}",
-                "",
-                f"{count} lesions",
-                f"at most {settings.max_targets}",
-                remedy,
-                "warning",
-            )
-    for (patient, lesion_type), count in by_type.items():
-        if count > settings.max_targets_per_type:
-            expected = f"at most {settings.max_targets_per_type} of a type"
-            found = f"{count} lesions of type {lesion_type}"
-            yield Problem("lesions", f"patient {patient}", "", found, expected, remedy, "warning")
 
 
 def _warnings(rows: list[dict[str, Any]]) -> list[str]:

@@ -27,8 +27,8 @@ RgbImage = npt.NDArray[np.uint8]
 
 _PLAUSIBLE_MPP = (0.01, 100.0)
 _LEVEL_TOLERANCE = 0.01
-_BLOCK_PX = 1 << 22
-_BLOCK_WIDTH = 1 << 13
+_BLOCK_PX = 1 << 20
+_BLOCK_WIDTH = 6144
 _EDGE = 1e-6
 
 

@@ -33,8 +33,8 @@ def digest_source(source: Source) -> str:
         return digest.hexdigest()
     except OSError as error:
         raise InputError(
-            f"{source.role} {source.path.name}: cannot be read ({error.strerror or error}); "
-            f"expected at {source.path}; check the path in the cohort's table and the data folder"
+            f"{source.role}: the file cannot be read ({error.strerror or type(error).__name__}); "
+            "check its path in the cohort's table, and the data folder"
         ) from error
 
 

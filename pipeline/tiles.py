@@ -257,9 +257,9 @@ def _look(
     thumbnail = read_thumbnail(reader, tiles.tissue)
     balance = None
     if slide.white_balance:
-        white = white_of(thumbnail)
+        white = white_of(thumbnail, tiles.tissue)
         if white is None:
-            warnings.append("white balance: the slide shows no light but pure white; colours are left as they are")
+            warnings.append("white balance: the slide shows no glass to take the light from; it is left as it is")
         else:
             balance = stain.white_balance_table(white)
             thumbnail = replace(thumbnail, pixels=stain.apply_table(thumbnail.pixels, balance))

@@ -22,6 +22,7 @@ from .slides import RgbImage, SlideReader
 
 _GLASS_FACTOR = 2.0
 _WHITE_SHARE = 0.05
+_MIN_SEEN_SHARE = 0.01
 
 
 class RuleTables(NamedTuple):
@@ -155,20 +156,21 @@ def tissue_pixels(pixels: RgbImage, rule: TissueRule) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def white_of(thumbnail: Thumbnail) -> tuple[float, float, float] | None:
+def white_of(thumbnail: Thumbnail, settings: TissueSettings) -> tuple[float, float, float] | None:
     """Colour of the light on the slide: the median colour of the brightest 5 % of the thumbnail (a white patch).
 
-    Pure white is left out, for scanners fill with it what they did not scan; none where hardly anything else is
-    left. Brightness is R + G + B.
+    Brightness is R + G + B. Pure white is left out, for scanners fill with it what they did not scan. None where
+    hardly anything else is left, and where the colour is too saturated to be that of glass.
     """
     pixels = thumbnail.pixels.reshape(-1, 3)
     pixels = pixels[(pixels != 255).any(axis=1)]
-    if len(pixels) < 0.01 * thumbnail.pixels.shape[0] * thumbnail.pixels.shape[1]:
+    if len(pixels) < _MIN_SEEN_SHARE * thumbnail.pixels.shape[0] * thumbnail.pixels.shape[1]:
         return None
     brightness = pixels.sum(axis=1, dtype=np.uint16)
     brightest = pixels[brightness >= np.quantile(brightness, 1 - _WHITE_SHARE)]
     red, green, blue = (float(value) for value in np.median(brightest, axis=0))
-    return red, green, blue
+    largest = max(red, green, blue, 1.0)
+    return (red, green, blue) if largest - min(red, green, blue) <= settings.max_white_saturation * largest else None
 
 
 @compiled

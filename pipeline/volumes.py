@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
+from ..config import RoisSettings
 from .dicom import Series, read_series
 from .formats import check_file, check_voxels, image_io, not_finite, unreadable
 from .geometry import Geometry, ImageError, Triple, lps_axes
 
-SLICE_TOLERANCE = 0.1
+SLICE_TOLERANCE: float = RoisSettings().slice_tolerance
 """Default of `rois.slice_tolerance`."""
 
 

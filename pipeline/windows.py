@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+_FAR_HU = 1e9
+"""Larger intensities count as this one, so that whatever a file holds fits into 32 bits."""
+
 MASK_SETTINGS = ("fallback_threshold_hu", "geometry_tolerance_mm", "slice_tolerance", "max_voxels")
 """Settings of the section `rois` that decide which voxels are a lesion's."""
 
@@ -47,12 +50,12 @@ class WindowsStage(Stage):
     def check(self, cohort: Cohort, settings: Settings) -> list[Problem]:
         """Whether the split file, or the table of windows, can be read."""
         problems = []
-        for key, read in (("split_file", training_patients), ("table", _read_windows)):
+        for key in ("split_file", "table"):
             file = getattr(settings.windows, key)
             if file is None or not cohort.ct_studies:
                 continue
             try:
-                read(file)
+                _training_studies(cohort, file) if key == "split_file" else _read_windows(file)
             except (ConfigError, InputError) as error:
                 remedy = f"Correct windows.{key} in the configuration."
                 problems.append(Problem("configuration", "", f"windows.{key}", str(error), "a readable table", remedy))
@@ -62,21 +65,16 @@ class WindowsStage(Stage):
         """The item `cohort`, from the histograms of all studies that did not fail; none for a cohort without CT.
 
         Raises:
-            ConfigError: the split file cannot be read.
+            ConfigError: the split file cannot be read, or none of its training patients has a CT study.
         """
         if not cohort.ct_studies:
             return []
         if settings.windows.table is not None:
             source = Source("windows", settings.windows.table, full=True)
             return [Item(self.name, "cohort", (), {"taken": True}, sources=(source,))]
-        split = settings.windows.split_file
-        train = None if split is None else training_patients(split)
-        failed = store.failures(self.name)
-        items = [
-            f"ct-{study.ct}"
-            for study in cohort.ct_studies
-            if (train is None or study.patient in train) and f"ct-{study.ct}" not in failed
-        ]
+        split, failed = settings.windows.split_file, store.failures(self.name)
+        studies = cohort.ct_studies if split is None else _training_studies(cohort, split)
+        items = [f"ct-{study.ct}" for study in studies if f"ct-{study.ct}" not in failed]
         if not items:
             return []
         return [
@@ -97,13 +95,13 @@ class WindowsStage(Stage):
             write_table(out / "histograms.parquet", rows, HISTOGRAMS)
             return Outcome("ok" if rows else "empty", {"lesions": len(rows)})
         if settings.windows.table is not None:
-            rows, lesions = _read_windows(settings.windows.table), 0
+            rows = _read_windows(settings.windows.table)
             summary: dict[str, Any] = {"taken": True}
         else:
             parts = [store.part(self.name, name, "histograms.parquet") for name in item.payload]
             histograms = [row for part in parts for row in read_rows(part, HISTOGRAMS)]
-            rows, lesions = fit_windows(histograms, settings.windows), len(histograms)
-            summary = {"lesions": lesions, "patients": len({row["patient"] for row in histograms})}
+            rows = fit_windows(histograms, settings.windows)
+            summary = {"lesions": len(histograms), "patients": len({row["patient"] for row in histograms})}
         write_table(out / "windows.parquet", rows, WINDOWS)
         return Outcome("ok" if rows else "empty", summary)
 
@@ -131,7 +129,7 @@ def histogram_rows(study: CtStudy, settings: Settings) -> list[Row]:
     for lesion in study.lesions:
         found = lesion_mask(volume, lesion, settings.rois, labels=labels, name=f"CT study {study.ct}, ")
         intensity = volume.array[found.box.slices][found.mask > 0]
-        hu, voxels = np.unique(np.rint(intensity).astype(np.int32), return_counts=True)
+        hu, voxels = np.unique(np.clip(np.rint(intensity), -_FAR_HU, _FAR_HU).astype(np.int32), return_counts=True)
         rows.append(
             {
                 "patient": study.patient,
@@ -242,6 +240,17 @@ def training_patients(split_file: Path) -> frozenset[str]:
     return train
 
 
+def _training_studies(cohort: Cohort, split_file: Path) -> tuple[CtStudy, ...]:
+    train = training_patients(split_file)
+    studies = tuple(study for study in cohort.ct_studies if study.patient in train)
+    if not studies:
+        raise ConfigError(
+            f"windows.split_file {split_file.name}: expected training patients with a CT study, found none of the "
+            f"{len(train)}; give the split of this cohort"
+        )
+    return studies
+
+
 def _read_windows(file: Path) -> list[Row]:
     """The table of windows of another store."""
     try:
@@ -250,4 +259,6 @@ def _read_windows(file: Path) -> list[Row]:
         raise InputError(
             f"windows.table {file.name}: expected a windows.parquet of this format, found something else"
         ) from None
+    if not rows or any(not row["low_hu"] < row["high_hu"] for row in rows):
+        raise InputError(f"windows.table {file.name}: expected windows whose low end is below the high one")
     return [{column.name: row[column.name] for column in WINDOWS.columns} for row in rows]

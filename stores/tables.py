@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -27,8 +29,33 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], spec: TableSpec, 
     write_rows(path, rows, schema)
 
 
+def write_feature_table(
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    values: npt.NDArray[np.float64],
+    spec: TableSpec,
+    *,
+    names: Sequence[str],
+) -> None:
+    """Write an open-ended table: `rows` hold its declared columns, `values` (row, feature) those called `names`.
+
+    The matrix goes in as it is, without an object for each number. Raises StoreError as `write_rows`.
+    """
+    if values.shape != (len(rows), len(names)):
+        raise StoreError(f"table {spec.name}: {len(rows)} rows of {len(names)} features, but values {values.shape}")
+    schema = spec.schema(tuple(names))
+    declared = _table(path, rows, pa.schema(list(schema)[: len(spec.columns)]))
+    features = [pa.array(np.ascontiguousarray(column), pa.float64()) for column in values.T]
+    columns = [declared.column(number).combine_chunks() for number in range(declared.num_columns)]
+    pq.write_table(pa.Table.from_arrays([*columns, *features], schema=schema), path, compression="zstd")
+
+
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
     """Write `rows` under an Arrow schema; null in a column that has none is refused."""
+    pq.write_table(_table(path, rows, schema), path, compression="zstd")
+
+
+def _table(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     try:
         table = pa.Table.from_pylist(list(rows), schema=schema)
         table.validate(full=True)
@@ -37,7 +64,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema)
     for column in schema:
         if not column.nullable and table.column(column.name).null_count:
             raise StoreError(f"{path.name}: column {column.name} has missing values but may have none")
-    pq.write_table(table, path, compression="zstd")
+    return table
 
 
 def read_table(path: Path, spec: TableSpec | None = None) -> pa.Table:

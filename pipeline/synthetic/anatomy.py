@@ -201,9 +201,9 @@ def _add_lesion(
     distance = distance + np.float32(0.09) * bumps
     inside = (distance < 1) & (labels[window] == 0)
     level = _SITES[lesion.lesion_type].hu + 9.0 * rng.normal()
-    patchiness_hu = float(np.clip(17.0 - 6.5 * lesion.score, 5.0, 38.0))
+    patchiness_hu = float(np.clip(20.0 - 8.0 * lesion.score, 5.0, 44.0))
     grain_mm = float(np.clip(2.6 - 0.5 * lesion.score, 1.5, 4.5))
-    core_hu = float(np.clip(26.0 - 15.0 * lesion.score, 0.0, 62.0))
+    core_hu = float(np.clip(34.0 - 20.0 * lesion.score, 0.0, 85.0))
     interior = level + patchiness_hu * _grain(rng, distance.shape, grain_mm, spacing)
     interior -= core_hu * soft_step(0.55 - distance + 0.15 * bumps, 3.0)
     hu[window][inside] = interior[inside]

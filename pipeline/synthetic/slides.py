@@ -40,12 +40,18 @@ def annotation_file(plan: SlidePlan) -> str:
     return f"annotations/{plan.slide}.{suffix[plan.annotation]}" if plan.annotation else ""
 
 
+def draw_outline(plan: SlidePlan, seed: int) -> tuple[Piece, tuple[Region, ...]]:
+    """The slide's piece of tissue and its regions, whether or not they are annotated."""
+    rng = stream(seed, "outline", int(plan.slide[1:]))
+    piece = draw_piece(rng, plan.tissue)
+    return piece, draw_regions(rng, piece, hole=plan.annotation == "geojson")
+
+
 def render_slide(plan: SlidePlan, seed: int) -> RenderedSlide:
     """Draw a slide; the same plan and seed give the same pixels."""
+    piece, regions = draw_outline(plan, seed)
     rng = stream(seed, "pixels", int(plan.slide[1:]))
-    piece = draw_piece(rng, plan.tissue)
     look = draw_look(rng, plan.score, plan.white_balance)
-    regions = draw_regions(rng, piece, hole=plan.annotation == "geojson")
     # Finer pixels than this show nothing more; they are interpolated.
     mpp = max(plan.mpp, _FINEST_RENDERED_MPP)
     shape = round(piece.height_um / mpp), round(piece.width_um / mpp)

@@ -91,11 +91,23 @@ def test_read_series__takes_files_without_the_preamble(folder: Path) -> None:
     assert series(folder) == expected
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.3])
+def test_read_series__passes_over_pictures_of_another_series(folder: Path) -> None:
+    expected = series(folder)
+    shutil.copy(files(folder)[0], folder / "screen.dcm")
+    picture = {"SeriesInstanceUID": "1.2.3", "SamplesPerPixel": 3, "ImagePositionPatient": None, "PixelSpacing": None}
+    ct_files.change(folder / "screen.dcm", **picture)
+    assert series(folder, "1.2.826.0.1.3680043.10.1") == expected
+    with pytest.raises(ImageError, match="found 2 image series"):
+        series(folder)
+    with pytest.raises(ImageError, match="colour"):
+        series(folder, "1.2.3")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.6])
 def test_read_series__refuses_a_slice_whose_header_is_cut(folder: Path, share: float) -> None:
     last = files(folder)[-1]  # without it the others would still be an even grid
     last.write_bytes(last.read_bytes()[: int(share * 1200)])
-    with pytest.raises(ImageError, match=r"no DICOM|cut short|damaged"):
+    with pytest.raises(ImageError, match=r"no DICOM|damaged|2 image series"):
         series(folder)
 
 

@@ -168,6 +168,17 @@ def test_embed_stage__fingerprint_follows_network_and_weights_only(store: Store)
     assert planned(backbone="resnet18") != planned()
 
 
+def test_embed_stage__refuses_weights_that_changed_since_the_plan(store: Store, out: Path, tmp_path: Path) -> None:
+    put_bags(store, "S1", np.zeros((1, 64, 64, 3), np.uint8), 32)
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(b"before")
+    settings = SETTINGS.model_copy(update={"embed": EmbedSettings(weights=str(path))})
+    (item,) = EmbedStage().plan(cohort(("S1",)), settings, store)
+    path.write_bytes(b"after!")
+    with pytest.raises(InputError, match="slide-S1: planned with the weights"):
+        EmbedStage().run(item, settings, store, out)
+
+
 def test_embed_stage__check_reports_missing_weights() -> None:
     settings = SETTINGS.model_copy(update={"embed": EmbedSettings(weights="nowhere.pth")})
     (problem,) = EmbedStage().check(cohort(("S1",)), settings)

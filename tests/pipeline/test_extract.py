@@ -100,7 +100,8 @@ def test_plan__missing_source_fails_that_item_and_its_return_mends_it(store: Sto
     stage = Copying(make_items({"a": "1"}, sources=(Source("slide", file),)) + make_items({"b": "2"}))
     report = extract(stage, store)
     assert report.ok == 1
-    assert "slide.svs: cannot be read" in report.failed["a"]
+    assert "slide: the file cannot be read (No such file or directory)" in report.failed["a"]
+    assert str(tmp_path) not in (store.path / "tiles/failures/a.json").read_text()
     file.write_bytes(b"pixels")
     assert extract(stage, store).ok == 1
 

@@ -232,6 +232,17 @@ def test_windows_stage__of_a_cohort_without_ct_or_without_lesions(tmp_path: Path
     assert fitted(store) == {}
 
 
+def test_windows_stage__counts_intensities_that_are_far_out(tmp_path: Path) -> None:
+    array = np.array([[[-1e30, 1e30], [5.4, 5.6]]] * 2, np.float32)
+    volume = ct_files.write(ct_files.image_of(array), tmp_path / "v.nrrd")
+    cohort = ct_files.cohort(ct_files.study(volume, ct_files.lesion(box=(0, 0, 0, 1, 1, 1))))
+    store = Store.create(tmp_path / "store")
+    wide = parse_settings({"rois": {"fallback_threshold_hu": [-1e38, 1e38]}})
+    ct_files.extract(WindowsStage(), cohort, store, wide)
+    row = read_rows(store.part("windows", "ct-C1", "histograms.parquet"), HISTOGRAMS)[0]
+    assert (row["hu"], row["voxels"]) == ([-(10**9), 5, 6, 10**9], [2, 2, 2, 2])
+
+
 def test_windows_stage__names_the_lesion_that_fails(tmp_path: Path, studies: Cohort) -> None:
     study = studies.ct_studies[0]
     wrong = ct_files.lesion("L9", mask=study.lesions[0].mask, label=8)
@@ -246,6 +257,14 @@ def test_windows_stage__check_reads_the_split_and_the_table(tmp_path: Path, stud
     problems = WindowsStage().check(studies, none)
     assert [problem.column for problem in problems] == ["windows.split_file", "windows.table"]
     assert WindowsStage().check(studies, settings()) == []
+    foreign = tmp_path / "split.csv"
+    foreign.write_text("patient,part\nP77,train\n")
+    (problem,) = WindowsStage().check(studies, settings(split_file=str(foreign)))
+    assert "expected training patients with a CT study, found none of the 1" in problem.found
+    flat = {"level": "cohort", "lesion_type": "", "centre": "", "low_hu": 9.0, "high_hu": 9.0, "lesions": 1}
+    write_table(tmp_path / "flat.parquet", [flat], WINDOWS)
+    (problem,) = WindowsStage().check(studies, settings(table=str(tmp_path / "flat.parquet")))
+    assert "low end is below" in problem.found
     other = tmp_path / "other.parquet"
     write_table(other, [], HISTOGRAMS)
     assert len(WindowsStage().check(studies, settings(table=str(other)))) == 1

@@ -122,6 +122,16 @@ def test_pack__of_several_slides_and_studies_of_one_patient_puts_them_together(t
         np.testing.assert_array_equal(found.units[modality].omics, units.omics)
 
 
+def test_pack__follows_the_order_of_patients_and_not_of_slides(tmp_path: Path) -> None:
+    packed_ = make_packed(4, missing=False)
+    units = packed_.units["pathology"]
+    backwards = np.repeat([f"slide-S{9 - number}" for number in range(4)], units.counts)
+    expected = dataclasses.replace(
+        packed_, units={**packed_.units, "pathology": dataclasses.replace(units, sources=backwards)}
+    )
+    assert_same(pack_store(write_store(tmp_path / "store", expected)), expected)
+
+
 def test_pack__of_a_store_with_only_the_clinical_stage(tmp_path: Path) -> None:
     whole = make_packed(5)
     store = Store.create(tmp_path / "store")

@@ -3,13 +3,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from mumo.errors import StoreError
 from mumo.stores.specs import BAGS, OMICS, WINDOWS
-from mumo.stores.tables import read_rows, read_table, write_table
+from mumo.stores.tables import read_rows, read_table, write_feature_table, write_table
 
 ROW: dict[str, Any] = {
     "level": "type",
@@ -75,3 +76,34 @@ def test_read_table__damaged_file(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(data[: len(data) // 2])
     with pytest.raises(StoreError, match="not a readable"):
         read_table(tmp_path / "t.parquet")
+
+
+HEAD = {"patient": "P", "source": "S", "unit": "0", "engine": "fast", "reason": ""}
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_write_feature_table__equals_write_table(count: int, tmp_path: Path) -> None:
+    heads = [{**HEAD, "unit": str(number)} for number in range(count)]
+    values = np.arange(2.0 * count).reshape(count, 2)
+    write_feature_table(tmp_path / "a.parquet", heads, values, OMICS, names=["x", "y"])
+    rows = [{**head, "x": x, "y": y} for head, (x, y) in zip(heads, values.tolist(), strict=True)]
+    write_table(tmp_path / "b.parquet", rows, OMICS, extra=["x", "y"])
+    assert read_table(tmp_path / "a.parquet", OMICS).equals(read_table(tmp_path / "b.parquet", OMICS))
+    assert read_table(tmp_path / "a.parquet").schema.equals(read_table(tmp_path / "b.parquet").schema, True)
+
+
+def test_write_feature_table__keeps_nan_as_nan(tmp_path: Path) -> None:
+    write_feature_table(tmp_path / "t.parquet", [HEAD], np.array([[np.nan]]), OMICS, names=["x"])
+    column = read_table(tmp_path / "t.parquet", OMICS).column("x")
+    assert column.null_count == 0
+    assert np.isnan(column.to_numpy()).all()
+
+
+def test_write_feature_table__refuses_a_matrix_of_another_shape(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"1 rows of 2 features, but values \(1, 3\)"):
+        write_feature_table(tmp_path / "t.parquet", [HEAD], np.zeros((1, 3)), OMICS, names=["x", "y"])
+
+
+def test_write_feature_table__refuses_missing_values_in_declared_columns(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="missing values"):
+        write_feature_table(tmp_path / "t.parquet", [{**HEAD, "reason": None}], np.zeros((1, 1)), OMICS, names=["x"])

@@ -15,7 +15,7 @@ from skimage.draw import polygon2mask
 
 from mumo.pipeline.synthetic.plan import SlidePlan, plan_cohort
 from mumo.pipeline.synthetic.regions import GROUP_CLASSES
-from mumo.pipeline.synthetic.slides import annotation_file, render_slide, slide_file, write_slide
+from mumo.pipeline.synthetic.slides import annotation_file, draw_outline, render_slide, slide_file, write_slide
 
 
 def one_slide(**changes: object) -> SlidePlan:
@@ -65,7 +65,9 @@ def test_write_slide__levels_show_the_same_picture(written) -> None:
         )
     height, width = coarse.shape[:2]
     averaged = fine.reshape(height, 4, width, 4, 3).mean(axis=(1, 3))
-    assert np.abs(averaged - coarse).mean() < 4
+    same = np.corrcoef(averaged.ravel(), coarse.ravel())[0, 1]
+    shifted = np.corrcoef(averaged[:, 1:].ravel(), coarse[:, :-1].ravel())[0, 1]
+    assert same > 0.97 and same > shifted + 0.02
 
 
 def test_render_slide__looks_like_stained_tissue_on_glass(written) -> None:
@@ -88,21 +90,25 @@ def test_render_slide__colour_cast_shows_on_glass_of_flagged_slides(written) -> 
 
 def test_render_slide__stains_vary_between_slides() -> None:
     slides = [plan for plan in plan_cohort(24, 0, signal=True).slides if plan.mpp == 1.0 and not plan.white_balance]
-    means = [rgb2lab(rgb)[tissue_of(rgb)].mean(axis=0) for rgb in (render_slide(plan, 0).pixels for plan in slides)]
+    pixels = [render_slide(plan, 0).pixels[::4, ::4] for plan in slides[:10]]
+    means = [rgb2lab(rgb)[tissue_of(rgb)].mean(axis=0) for rgb in pixels]
     assert (np.std(means, axis=0) > 1.0).all()
 
 
 def test_render_slide__score_changes_texture_but_not_colour() -> None:
-    low, high = (render_slide(one_slide(score=score), 1).pixels for score in (-1.5, 1.5))
-    colours = [rgb2lab(rgb)[tissue_of(rgb)] for rgb in (low, high)]
-    assert np.abs(colours[0].mean(axis=0) - colours[1].mean(axis=0)).max() < 3.5
-    fineness = []
-    for lab in (rgb2lab(rgb)[..., 0] for rgb in (low, high)):
-        blocks = lab[: lab.shape[0] // 4 * 4, : lab.shape[1] // 4 * 4]
-        blocks = blocks.reshape(blocks.shape[0] // 4, 4, -1, 4).mean(axis=(1, 3))
-        # How much of the contrast lies between neighbours 4 µm apart.
-        fineness.append(np.diff(blocks, axis=1).std() / blocks.std())
-    assert fineness[1] > fineness[0] * 1.05
+    def contrast_between_neighbours(lightness: NDArray[np.float64], size_px: int) -> float:
+        height, width = lightness.shape
+        blocks = lightness.reshape(height // size_px, size_px, width // size_px, size_px).mean(axis=(1, 3))
+        return float(np.diff(blocks, axis=1).std())
+
+    colours, fineness = [], []
+    for seed in range(1, 5):
+        for score in (-1.5, 1.5):
+            lab = rgb2lab(render_slide(one_slide(score=score), seed).pixels[144:464, 200:840])
+            colours.append(lab.mean(axis=(0, 1)))
+            fineness.append(contrast_between_neighbours(lab[..., 0], 2) / contrast_between_neighbours(lab[..., 0], 8))
+    assert np.abs(np.subtract(colours[0::2], colours[1::2])).max() < 4
+    assert np.mean(np.divide(fineness[1::2], fineness[0::2])) > 1.1
 
 
 def test_write_slide__is_the_same_to_the_byte(tmp_path: Path) -> None:
@@ -166,14 +172,11 @@ def test_write_slide__geojson_has_a_hole(written) -> None:
 
 def test_regions__regions_of_a_slide_do_not_overlap() -> None:
     for plan in plan_cohort(40, 1, signal=True).slides:
-        if plan.mpp == 1.0:
-            polygons = [region.polygon for region in render_slide(replace(plan, tissue="biopsy"), 1).regions]
-            overlap = sum(polygon.area for polygon in polygons) - shapely.unary_union(polygons).area
-            assert overlap < 1.0
+        polygons = [region.polygon for region in draw_outline(plan, 1)[1]]
+        assert sum(polygon.area for polygon in polygons) - shapely.unary_union(polygons).area < 1.0
 
 
 def test_plan__every_group_occurs_in_the_demo() -> None:
-    plan = plan_cohort(120, 0, signal=True)
-    slides = [replace(slide, mpp=1.0) for slide in plan.slides[:30]]
-    groups = {region.group for slide in slides for region in render_slide(slide, 0).regions}
+    slides = plan_cohort(120, 0, signal=True).slides
+    groups = {region.group for slide in slides if slide.annotation for region in draw_outline(slide, 0)[1]}
     assert groups == set(GROUP_CLASSES)

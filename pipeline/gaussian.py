@@ -1,0 +1,245 @@
+"""Laplacian of Gaussian by recursive filters, with the numbers of ITK's LaplacianRecursiveGaussianImageFilter.
+
+Gaussian and second derivative are recursive filters of fourth order (R. Deriche, INRIA RR-1893, 1993), normalised as in
+Farnebäck and Westin, "Improving Deriche-style recursive Gaussian filters", J. Math. Imaging Vision 26:293–299, 2006. ITK
+keeps single precision between passes and filters each line in double precision; here many lines are filtered at once.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .jit import compiled
+
+Floats = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
+
+MIN_SIZE = 4
+"""Voxels that each axis must have."""
+
+
+class _Series(NamedTuple):
+    """One damped oscillation pair of Deriche's approximation: Σ (a cos(w x / σ) + b sin(w x / σ)) exp(l x / σ)."""
+
+    a1: float
+    b1: float
+    a2: float
+    b2: float
+
+
+_W1, _L1 = 0.6681, -1.3932
+_W2, _L2 = 2.0787, -1.3732
+_SMOOTH = _Series(1.3530, 1.8151, -0.3531, 0.0902)
+_SECOND = _Series(-1.3563, 5.2318, 0.3446, -2.2355)
+
+
+class Recursion(NamedTuple):
+    """Coefficients of a recursive filter."""
+
+    causal: Floats
+    """Of the input and its three predecessors."""
+    anticausal: Floats
+    """Of the four successors of the input."""
+    feedback: Floats
+    """Of the four outputs before; the same in both directions."""
+    causal_edge: Floats
+    """Of the first value in place of outputs before the first."""
+    anticausal_edge: Floats
+    """Of the last value in place of outputs after the last."""
+
+
+def laplacian(image: npt.NDArray[Any], spacing_mm: tuple[float, float, float], sigma_mm: float) -> Singles:
+    """Laplacian of Gaussian of `image` (z, y, x), multiplied by σ² (normalised across scales).
+
+    Args:
+        image: Any real type; at least MIN_SIZE voxels along each axis. Values outside repeat the border's.
+        spacing_mm: Size of a voxel along x, y, z.
+        sigma_mm: σ of the Gaussian.
+    """
+    total = np.zeros(image.shape, np.float32)
+    first, second = np.empty(image.shape, np.float32), np.empty(image.shape, np.float32)
+    source = image if image.dtype in (np.float32, np.float64) else image.astype(np.float64)
+    for direction in range(3):
+        derivative = recursion(sigma_mm, spacing_mm[direction], second_derivative=True)
+        _filter(source, 2 - direction, derivative, first)
+        for other in range(3):
+            if other != direction:
+                _filter(first, 2 - other, recursion(sigma_mm, spacing_mm[other], second_derivative=False), second)
+                first, second = second, first
+        _add(total.ravel(), first.ravel(), 1.0 / spacing_mm[direction] ** 2)
+    return total
+
+
+def recursion(sigma_mm: float, spacing_mm: float, second_derivative: bool) -> Recursion:
+    """Coefficients of the Gaussian, or of its second derivative multiplied by σ², for voxels of this size."""
+    sigma = sigma_mm / spacing_mm
+    cos1, cos2 = math.cos(_W1 / sigma), math.cos(_W2 / sigma)
+    exp1, exp2 = math.exp(_L1 / sigma), math.exp(_L2 / sigma)
+    d4 = exp1 * exp1 * exp2 * exp2
+    d3 = -2 * cos1 * exp1 * exp2 * exp2
+    d3 += -2 * cos2 * exp2 * exp1 * exp1
+    d2 = 4 * cos2 * cos1 * exp1 * exp2
+    d2 += exp1 * exp1 + exp2 * exp2
+    d1 = -2 * (exp2 * cos2 + exp1 * cos1)
+    d = (d1, d2, d3, d4)
+    sum_d = 1.0 + d1 + d2 + d3 + d4
+    n, moments = _numerator(sigma, _SMOOTH)
+    if second_derivative:
+        n, scale = _second_numerator(sigma, d, sum_d, n, moments)
+        factor = sigma_mm * sigma_mm / scale
+    else:
+        factor = 1.0 / (2 * moments[0] / sum_d - n[0])
+    n0, n1, n2, n3 = (value * factor for value in n)
+    m = (n1 - d1 * n0, n2 - d2 * n0, n3 - d3 * n0, -d4 * n0)
+    sum_n, sum_m = n0 + n1 + n2 + n3, m[0] + m[1] + m[2] + m[3]
+    return Recursion(
+        np.array([n0, n1, n2, n3]),
+        np.array(m),
+        np.array(d),
+        np.array([value * sum_n / sum_d for value in d]),
+        np.array([value * sum_m / sum_d for value in d]),
+    )
+
+
+def _numerator(sigma: float, series: _Series) -> tuple[tuple[float, ...], tuple[float, float, float]]:
+    """Numerator of the causal filter's transfer function, and its moments of order 0, 1 and 2 at z = 1."""
+    a1, b1, a2, b2 = series
+    sin1, sin2 = math.sin(_W1 / sigma), math.sin(_W2 / sigma)
+    cos1, cos2 = math.cos(_W1 / sigma), math.cos(_W2 / sigma)
+    exp1, exp2 = math.exp(_L1 / sigma), math.exp(_L2 / sigma)
+    n0 = a1 + a2
+    n1 = exp2 * (b2 * sin2 - (a2 + 2 * a1) * cos2)
+    n1 += exp1 * (b1 * sin1 - (a1 + 2 * a2) * cos1)
+    n2 = (a1 + a2) * cos2 * cos1
+    n2 -= b1 * cos2 * sin1 + b2 * cos1 * sin2
+    n2 *= 2 * exp1 * exp2
+    n2 += a2 * exp1 * exp1 + a1 * exp2 * exp2
+    n3 = exp2 * exp1 * exp1 * (b2 * sin2 - a2 * cos2)
+    n3 += exp1 * exp2 * exp2 * (b1 * sin1 - a1 * cos1)
+    return (n0, n1, n2, n3), (n0 + n1 + n2 + n3, n1 + 2 * n2 + 3 * n3, n1 + 4 * n2 + 9 * n3)
+
+
+def _second_numerator(
+    sigma: float,
+    d: tuple[float, float, float, float],
+    sum_d: float,
+    n: tuple[float, ...],
+    moments: tuple[float, float, float],
+) -> tuple[tuple[float, ...], float]:
+    """Numerator of the second derivative, made to have sum 0, and its second moment."""
+    d1, d2, d3, d4 = d
+    first_d, second_d = d1 + 2 * d2 + 3 * d3 + 4 * d4, d1 + 4 * d2 + 9 * d3 + 16 * d4
+    of_second, moments_second = _numerator(sigma, _SECOND)
+    beta = -(2 * moments_second[0] - sum_d * of_second[0]) / (2 * moments[0] - sum_d * n[0])
+    numerator = tuple(two + beta * zero for two, zero in zip(of_second, n, strict=True))
+    sn, dn, en = (two + beta * zero for two, zero in zip(moments_second, moments, strict=True))
+    scale = en * sum_d * sum_d - second_d * sn * sum_d - 2 * dn * first_d * sum_d + 2 * first_d * first_d * sn
+    return numerator, scale / (sum_d * sum_d * sum_d)
+
+
+def _filter(source: npt.NDArray[Any], axis: int, r: Recursion, target: Singles) -> None:
+    """Filter along an axis of (z, y, x) into `target`."""
+    z, y, x = source.shape
+    if axis == 2:
+        _filter_rows(source.reshape(z * y, x), *r, target.reshape(z * y, x))
+    elif axis == 1:
+        _filter_across(source, *r, target)
+    else:
+        _filter_across(source.reshape(1, z, y * x), *r, target.reshape(1, z, y * x))
+
+
+_BLOCK = 64
+
+
+@compiled
+def _filter_across(
+    source: npt.NDArray[Any], n: Floats, m: Floats, d: Floats, bn: Floats, bm: Floats, target: Singles
+) -> None:
+    """Filter (outer, length, inner) along the middle, a block of lines at a time."""
+    length = source.shape[1]
+    for outer in range(source.shape[0]):
+        for start in range(0, source.shape[2], _BLOCK):
+            width = min(_BLOCK, source.shape[2] - start)
+            lines = np.empty((length, width))
+            for i in range(length):
+                for x in range(width):
+                    lines[i, x] = source[outer, i, start + x]
+            result = _recurse(lines, n, m, d, bn, bm)
+            for i in range(length):
+                for x in range(width):
+                    target[outer, i, start + x] = result[i, x]
+
+
+@compiled
+def _filter_rows(
+    source: npt.NDArray[Any], n: Floats, m: Floats, d: Floats, bn: Floats, bm: Floats, target: Singles
+) -> None:
+    """Filter each row of (rows, length)."""
+    length = source.shape[1]
+    for start in range(0, source.shape[0], _BLOCK):
+        width = min(_BLOCK, source.shape[0] - start)
+        lines = np.empty((length, width))
+        for x in range(width):
+            for i in range(length):
+                lines[i, x] = source[start + x, i]
+        result = _recurse(lines, n, m, d, bn, bm)
+        for x in range(width):
+            for i in range(length):
+                target[start + x, i] = result[i, x]
+
+
+@compiled
+def _recurse(lines: Floats, n: Floats, m: Floats, d: Floats, bn: Floats, bm: Floats) -> Floats:
+    """Causal plus anticausal filter down the columns of (length, lines)."""
+    length = lines.shape[0]
+    out, back = np.empty_like(lines), np.empty_like(lines)
+    first, last = lines[0], lines[length - 1]
+    for i in range(length):
+        _forward(lines[i], lines[max(i - 1, 0)], lines[max(i - 2, 0)], lines[max(i - 3, 0)], n, out[i])
+        if i > 3:
+            _feed_back(out[i - 1], out[i - 2], out[i - 3], out[i - 4], d[0], d[1], d[2], d[3], out[i])
+            continue
+        out1, k1 = (out[i - 1], d[0]) if i > 0 else (first, bn[0])
+        out2, k2 = (out[i - 2], d[1]) if i > 1 else (first, bn[1])
+        out3, k3 = (out[i - 3], d[2]) if i > 2 else (first, bn[2])
+        _feed_back(out1, out2, out3, first, k1, k2, k3, bn[3], out[i])
+    for i in range(length - 1, -1, -1):
+        in0, in1 = lines[min(i + 1, length - 1)], lines[min(i + 2, length - 1)]
+        in2, in3 = lines[min(i + 3, length - 1)], lines[min(i + 4, length - 1)]
+        _forward(in0, in1, in2, in3, m, back[i])
+        if i < length - 4:
+            _feed_back(back[i + 1], back[i + 2], back[i + 3], back[i + 4], d[0], d[1], d[2], d[3], back[i])
+            continue
+        out1, k1 = (back[i + 1], d[0]) if i < length - 1 else (last, bm[0])
+        out2, k2 = (back[i + 2], d[1]) if i < length - 2 else (last, bm[1])
+        out3, k3 = (back[i + 3], d[2]) if i < length - 3 else (last, bm[2])
+        _feed_back(out1, out2, out3, last, k1, k2, k3, bm[3], back[i])
+    for i in range(length):
+        for x in range(lines.shape[1]):
+            out[i, x] += back[i, x]
+    return out
+
+
+@compiled
+def _forward(in0: Floats, in1: Floats, in2: Floats, in3: Floats, n: Floats, target: Floats) -> None:
+    n0, n1, n2, n3 = n[0], n[1], n[2], n[3]
+    for x in range(len(target)):
+        target[x] = in0[x] * n0 + in1[x] * n1 + in2[x] * n2 + in3[x] * n3
+
+
+@compiled
+def _feed_back(
+    out1: Floats, out2: Floats, out3: Floats, out4: Floats, k1: float, k2: float, k3: float, k4: float, target: Floats
+) -> None:
+    for x in range(len(target)):
+        target[x] -= out1[x] * k1 + out2[x] * k2 + out3[x] * k3 + out4[x] * k4
+
+
+@compiled
+def _add(total: Singles, part: Singles, factor: float) -> None:
+    for i in range(len(total)):
+        total[i] = np.float32(total[i] + part[i] * factor)

@@ -1,0 +1,262 @@
+"""Features of the grey-level co-occurrence matrix (IBSI LFYI), under PyRadiomics' names.
+
+Each is computed for every direction and averaged (IBSI aggregation IAZD in 3-D, BTW3 in slices of one plane). IBSI
+identifiers: JointAverage 60VM, JointEnergy 8ZQL, JointEntropy TU9B, SumSquares (joint variance) UR99,
+MaximumProbability GYBY, DifferenceAverage TF7R, DifferenceVariance D3YU, DifferenceEntropy NTRS, SumAverage ZGXS,
+SumEntropy P6QZ, Contrast ACUI, Id IB1Z, Idn NDRX, Idm WF0Z, Idmn 1QCO, InverseVariance E8JP, Correlation NI2N,
+Autocorrelation QWB0, ClusterTendency DG8W, ClusterShade 7NFM, ClusterProminence AE86, Imc1 R8DG, Imc2 JN9H. MCC is
+Haralick's maximal correlation coefficient (feature 14 of IEEE Trans. SMC 3(6):610–621, 1973), which IBSI leaves out.
+
+PyRadiomics adds 2⁻⁵² inside logarithms and to some divisors; so does this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..jit import compiled
+from .discretise import Levels
+from .matrices import Counts
+from .offsets import Offsets, weights
+
+Floats = npt.NDArray[np.float64]
+
+FEATURES = (
+    "Autocorrelation",
+    "ClusterProminence",
+    "ClusterShade",
+    "ClusterTendency",
+    "Contrast",
+    "Correlation",
+    "DifferenceAverage",
+    "DifferenceEntropy",
+    "DifferenceVariance",
+    "Id",
+    "Idm",
+    "Idmn",
+    "Idn",
+    "Imc1",
+    "Imc2",
+    "InverseVariance",
+    "JointAverage",
+    "JointEnergy",
+    "JointEntropy",
+    "MCC",
+    "MaximumProbability",
+    "SumAverage",
+    "SumEntropy",
+    "SumSquares",
+)
+"""All features, in PyRadiomics' order."""
+
+EPSILON = float(np.spacing(1.0))
+"""2⁻⁵², which PyRadiomics adds to arguments of logarithms."""
+
+_ENTROPIES = frozenset({"JointEntropy", "Imc1", "Imc2"})
+_MUTUAL = frozenset({"Imc1", "Imc2"})
+
+
+@dataclass(frozen=True)
+class Merging:
+    """What happens to the matrices of the directions before features are computed."""
+
+    symmetrical: bool = True
+    """Whether pairs count in both orders."""
+    norm: str | None = None
+    """Weight each direction by exp(−length²) and add up; the length by this norm. None: no merging."""
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Size of a voxel along z, y, x, mm."""
+
+
+def features(
+    levels: Levels, pairs: Counts, offsets: Offsets, merging: Merging, wanted: Collection[str]
+) -> dict[str, float]:
+    """Co-occurrence features of a region.
+
+    Args:
+        levels: The region.
+        pairs: Counts (n, K, K) of pairs for each offset, as `matrices.cooccurrence` gives them.
+        offsets: The n offsets (n, 3).
+        merging: Symmetry and weights.
+        wanted: Names of features.
+
+    Returns:
+        The features; NaN all where no voxel has a neighbour, but MCC is 1 where there is one grey level only.
+    """
+    table = probabilities(pairs, offsets, merging)
+    if table.shape[2] == 0 or np.isnan(table[0, 0]).any():
+        undefined = dict.fromkeys(FEATURES, np.nan)
+        if table.shape == (1, 1, 0):
+            undefined["MCC"] = 1.0
+        return {name: undefined[name] for name in wanted}
+    values = _moment_features(table, levels)
+    if _ENTROPIES.intersection(wanted):
+        values |= _information(table, bool(_MUTUAL.intersection(wanted)))
+    if "MCC" in wanted:
+        values["MCC"] = maximal_correlation(table)
+    return {name: float(values[name]) for name in wanted}
+
+
+def probabilities(pairs: Counts, offsets: Offsets, merging: Merging) -> Floats:
+    """Probabilities (K, K, n) of pairs for each direction, or (K, K, 1) for all together when they are weighted.
+
+    A direction without any pair is left out; where there is only one, its probabilities are NaN.
+    """
+    table = np.ascontiguousarray(pairs.transpose(1, 2, 0), dtype=np.float64)
+    if merging.symmetrical:
+        table = table + table.transpose(1, 0, 2)
+    if merging.norm is not None:
+        lengths = weights(offsets, merging.spacing, merging.norm)
+        known = merging.norm in {"manhattan", "euclidean", "infinity"}
+        table = np.sum(table * (np.exp(-(lengths**2)) if known else lengths), axis=2, keepdims=True)
+    totals = table.sum(axis=(0, 1))
+    if table.shape[2] > 1:
+        table, totals = table[:, :, totals > 0], totals[totals > 0]
+    totals[totals == 0] = np.nan
+    return np.asarray(table / totals)
+
+
+def _moment_features(table: Floats, levels: Levels) -> dict[str, Any]:
+    highest = levels.highest
+    directions = table.shape[2]
+    moments = np.zeros((directions, _MOMENTS))
+    differences = np.zeros((directions, highest))
+    sums = np.zeros((directions, 2 * highest + 1))
+    by_direction = np.ascontiguousarray(table.transpose(2, 0, 1))
+    _accumulate(by_direction, levels.values.astype(np.float64), levels.values, moments, differences, sums)
+    mean_i, var_i, var_j, covariance, tendency, shade, prominence, product, contrast, energy, peak = moments.T
+    deviation = np.sqrt(var_i) * np.sqrt(var_j)
+    correlation = np.where(deviation == 0, 1.0, covariance / (deviation + EPSILON))
+    values = {
+        "Autocorrelation": product,
+        "ClusterProminence": prominence,
+        "ClusterShade": shade,
+        "ClusterTendency": tendency,
+        "Contrast": contrast,
+        "Correlation": correlation,
+        "JointAverage": mean_i,
+        "JointEnergy": energy,
+        "MaximumProbability": peak,
+        "SumSquares": var_i,
+    }
+    k = np.arange(highest, dtype=np.float64)
+    average = differences @ k
+    values |= {
+        "DifferenceAverage": average,
+        "DifferenceEntropy": entropy(differences),
+        "DifferenceVariance": (differences * (k - average[:, None]) ** 2).sum(axis=1),
+        "Id": differences @ (1 / (1 + k)),
+        "Idm": differences @ (1 / (1 + k**2)),
+        "Idmn": differences @ (1 / (1 + k**2 / highest**2)),
+        "Idn": differences @ (1 / (1 + k / highest)),
+        "InverseVariance": differences[:, 1:] @ (1 / k[1:] ** 2),
+        "SumAverage": sums @ np.arange(2 * highest + 1, dtype=np.float64),
+        "SumEntropy": entropy(sums),
+    }
+    return {name: value.mean() for name, value in values.items()}
+
+
+def entropy(probabilities: Floats) -> Floats:
+    """−Σ p log₂(p + ε) over the last axis."""
+    return np.asarray(-(probabilities * np.log2(probabilities + EPSILON)).sum(axis=-1))
+
+
+_MOMENTS = 11
+
+
+@compiled
+def _accumulate(
+    table: Floats, level: Floats, whole: Counts, moments: Floats, differences: Floats, sums: Floats
+) -> None:
+    """Moments of each direction's probabilities (n, K, K), and the distributions of |i − j| and i + j."""
+    for n in range(table.shape[0]):
+        mean_i, mean_j = 0.0, 0.0
+        for i in range(len(level)):
+            for j in range(len(level)):
+                p = table[n, i, j]
+                mean_i += p * level[i]
+                mean_j += p * level[j]
+        out = moments[n]
+        out[0] = mean_i
+        for i in range(len(level)):
+            for j in range(len(level)):
+                p = table[n, i, j]
+                if p == 0:
+                    continue
+                from_i, from_j = level[i] - mean_i, level[j] - mean_j
+                both = level[i] + level[j] - mean_i - mean_j
+                square = both * both
+                out[1] += p * from_i * from_i
+                out[2] += p * from_j * from_j
+                out[3] += p * from_i * from_j
+                out[4] += p * square
+                out[5] += p * square * both
+                out[6] += p * square * square
+                out[7] += p * level[i] * level[j]
+                out[8] += p * (level[i] - level[j]) ** 2
+                out[9] += p * p
+                out[10] = max(out[10], p)
+                differences[n, abs(whole[i] - whole[j])] += p
+                sums[n, whole[i] + whole[j]] += p
+
+
+def _information(table: Floats, mutual: bool) -> dict[str, Any]:
+    """Joint entropy and the two informational measures of correlation.
+
+    The second is 0 / 0 in all but rounding where levels are independent, so sums run over the same cells in the same
+    order as PyRadiomics': (K, K, n), zeros included.
+    """
+    joint = -np.sum(table * np.log2(table + EPSILON), axis=(0, 1))
+    if not mutual:
+        return {"JointEntropy": joint.mean()}
+    p_i, p_j = table.sum(axis=1, keepdims=True), table.sum(axis=0, keepdims=True)
+    independent = p_i * p_j
+    logarithm = np.log2(independent + EPSILON)
+    crossed = -np.sum(table * logarithm, axis=(0, 1))
+    apart = -np.sum(independent * logarithm, axis=(0, 1))
+    largest = np.maximum(entropy(p_i[:, 0].T), entropy(p_j[0].T))
+    first = np.where(largest == 0, 0.0, (joint - crossed) / np.where(largest == 0, 1.0, largest))
+    with np.errstate(invalid="ignore"):
+        second = (1 - np.e ** (-2 * (apart - joint))) ** 0.5
+    second[apart == joint] = 0
+    return {"JointEntropy": joint.mean(), "Imc1": first.mean(), "Imc2": _mean_of_defined(second)}
+
+
+def _mean_of_defined(values: npt.NDArray[Any]) -> Any:
+    defined = values[~np.isnan(values)]
+    return defined.mean() if len(defined) else np.nan
+
+
+def maximal_correlation(table: Floats) -> float:
+    """Mean over directions of the root of the second largest eigenvalue of Q; `table` is (K, K, n).
+
+    Q(i, j) = Σₖ p(i, k) p(j, k) / (pᵢ(i) pⱼ(k) + ε). Where the eigenvalue is 0, its root shows the rounding errors of
+    Q: terms are therefore added in the order of PyRadiomics.
+    """
+    if len(table) < 2:
+        return 1.0
+    p_i, p_j = table.sum(axis=1), table.sum(axis=0)
+    q = np.zeros((table.shape[2], len(table), len(table)))
+    transposed = np.ascontiguousarray(table.transpose(2, 1, 0))
+    _fill_q(transposed, np.ascontiguousarray(p_i.T), np.ascontiguousarray(p_j.T), q)
+    eigenvalues: npt.NDArray[Any] = np.linalg.eigvals(q)
+    eigenvalues.sort()
+    with np.errstate(invalid="ignore"):
+        return float(_mean_of_defined(np.sqrt(eigenvalues[:, -2])).real)
+
+
+@compiled
+def _fill_q(transposed: Floats, p_i: Floats, p_j: Floats, q: Floats) -> None:
+    for n in range(q.shape[0]):
+        for i in range(q.shape[1]):
+            for k in range(q.shape[1]):
+                p = transposed[n, k, i]
+                if p > 0:
+                    divisor = p_i[n, i] * p_j[n, k] + 2.220446049250313e-16
+                    for j in range(q.shape[1]):
+                        q[n, i, j] += p * transposed[n, k, j] / divisor

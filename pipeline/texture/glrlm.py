@@ -1,0 +1,112 @@
+"""Features of the grey-level run-length matrix (IBSI TP0I), under PyRadiomics' names.
+
+Each is computed for every direction and averaged. IBSI identifiers: ShortRunEmphasis 22OV, LongRunEmphasis W4KF,
+LowGrayLevelRunEmphasis V3SW, HighGrayLevelRunEmphasis G3QZ, ShortRunLowGrayLevelEmphasis HTZT,
+ShortRunHighGrayLevelEmphasis GD3A, LongRunLowGrayLevelEmphasis IVPO, LongRunHighGrayLevelEmphasis 3KUM,
+GrayLevelNonUniformity R5YN, GrayLevelNonUniformityNormalized OVBL, RunLengthNonUniformity W92Y,
+RunLengthNonUniformityNormalized IC23, RunPercentage 9ZK5, GrayLevelVariance 8CE5, RunVariance SXLW, RunEntropy HJ9O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .discretise import Levels
+from .glcm import EPSILON, Merging
+from .matrices import Counts
+from .offsets import Offsets, weights
+
+FEATURES = (
+    "GrayLevelNonUniformity",
+    "GrayLevelNonUniformityNormalized",
+    "GrayLevelVariance",
+    "HighGrayLevelRunEmphasis",
+    "LongRunEmphasis",
+    "LongRunHighGrayLevelEmphasis",
+    "LongRunLowGrayLevelEmphasis",
+    "LowGrayLevelRunEmphasis",
+    "RunEntropy",
+    "RunLengthNonUniformity",
+    "RunLengthNonUniformityNormalized",
+    "RunPercentage",
+    "RunVariance",
+    "ShortRunEmphasis",
+    "ShortRunHighGrayLevelEmphasis",
+    "ShortRunLowGrayLevelEmphasis",
+)
+"""All features, in PyRadiomics' order."""
+
+
+def features(
+    levels: Levels,
+    runs: Counts,
+    paired: npt.NDArray[np.bool_],
+    offsets: Offsets,
+    merging: Merging,
+    wanted: Collection[str],
+) -> dict[str, float]:
+    """Run-length features of a region.
+
+    Args:
+        levels: The region.
+        runs: Counts (n, K, R) of runs for each offset, as `matrices.run_lengths` gives them.
+        paired: Which offsets have lines with more than one voxel; the others are left out.
+        offsets: The n offsets (n, 3).
+        merging: Weights; runs of the directions are multiplied by the length of the offset and added up.
+        wanted: Names of features.
+
+    Returns:
+        The features; NaN where no direction has a line with two voxels of the region.
+    """
+    table = runs * paired[:, None, None].astype(np.float64)
+    if merging.norm is not None:
+        table = np.tensordot(weights(offsets, merging.spacing, merging.norm), table, axes=1)[None]
+    table = table[table.any(axis=(1, 2))]
+    if not len(table):
+        return dict.fromkeys(wanted, np.nan)
+    by_length = table.sum(axis=1)
+    used = np.flatnonzero(by_length.any(axis=0))
+    values = _values(table[:, :, used], by_length[:, used], levels.values.astype(np.float64), used + 1.0)
+    return {name: float(values[name].mean()) for name in wanted}
+
+
+def _values(
+    table: npt.NDArray[np.float64],
+    by_length: npt.NDArray[np.float64],
+    level: npt.NDArray[np.float64],
+    length: npt.NDArray[np.float64],
+) -> dict[str, npt.NDArray[Any]]:
+    """Features of each direction: `table` is (n, K, R), `by_length` (n, R)."""
+    by_level = table.sum(axis=2)
+    number = by_level.sum(axis=1)
+    level_square, length_square = level**2, length**2
+    p_level, p_length = by_level / number[:, None], by_length / number[:, None]
+    mean_level, mean_length = p_level @ level, p_length @ length
+    p = table / number[:, None, None]
+    logarithm = np.log2(p + EPSILON, where=p > 0, out=np.zeros_like(p))
+
+    def both(of_level: npt.NDArray[np.float64], of_length: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+        return np.asarray((table @ of_length) @ of_level / number)
+
+    return {
+        "GrayLevelNonUniformity": (by_level**2).sum(axis=1) / number,
+        "GrayLevelNonUniformityNormalized": (by_level**2).sum(axis=1) / number**2,
+        "GrayLevelVariance": (p_level * (level - mean_level[:, None]) ** 2).sum(axis=1),
+        "HighGrayLevelRunEmphasis": by_level @ level_square / number,
+        "LongRunEmphasis": by_length @ length_square / number,
+        "LongRunHighGrayLevelEmphasis": both(level_square, length_square),
+        "LongRunLowGrayLevelEmphasis": both(1 / level_square, length_square),
+        "LowGrayLevelRunEmphasis": by_level @ (1 / level_square) / number,
+        "RunEntropy": -(p * logarithm).sum(axis=(1, 2)),
+        "RunLengthNonUniformity": (by_length**2).sum(axis=1) / number,
+        "RunLengthNonUniformityNormalized": (by_length**2).sum(axis=1) / number**2,
+        "RunPercentage": number / (by_length @ length),
+        "RunVariance": (p_length * (length - mean_length[:, None]) ** 2).sum(axis=1),
+        "ShortRunEmphasis": by_length @ (1 / length_square) / number,
+        "ShortRunHighGrayLevelEmphasis": both(level_square, 1 / length_square),
+        "ShortRunLowGrayLevelEmphasis": both(1 / level_square, 1 / length_square),
+    }
