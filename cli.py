@@ -81,8 +81,8 @@ def demo(
 ) -> None:
     """Make a small synthetic cohort and run everything on it: extract, fit, report.
 
-    Writes DIR/cohort (slides, CT, tables), DIR/store and DIR/run; prints the AUC on held-out patients and where
-    the report is. Takes a few minutes. Returns 0, or 3 when an item failed.
+    Reads nothing; writes DIR/cohort (slides, CT, tables), DIR/store and DIR/run; prints the AUC on held-out patients
+    and where the report is. Takes a few minutes. Returns 0, or 3 when an item failed.
     """
     _set_up_logging(verbose)
     from .demo import run_demo

@@ -78,7 +78,10 @@ def read_annotations(path: Path, slide: str, settings: TilesSettings) -> Annotat
             "Simplify the polygons, or raise tiles.max_annotation_bytes.",
         )
     collector = _Collector(path.name, slide, settings.max_annotation_vertices)
-    reader(path, collector)
+    try:
+        reader(path, collector)
+    except OSError as error:
+        raise _refused(slide, f"{path.name}, which cannot be read", "a readable file", "Check its rights.") from error
     return collector.annotations()
 
 
@@ -138,7 +141,7 @@ def classify(annotations: Annotations, region_classes: Mapping[str, int], slide:
 
 
 def check_place(annotations: Annotations, size_level0: tuple[int, int], slide: str) -> tuple[str, ...]:
-    """Warnings about areas that reach over the edge of the slide.
+    """Warnings about areas that reach over the edge of the slide, or that there are none.
 
     Raises:
         SlideError: no area touches the slide: the annotation belongs to another slide or another scale.
@@ -160,6 +163,8 @@ def check_place(annotations: Annotations, size_level0: tuple[int, int], slide: s
             "Check that the annotation belongs to this slide and was drawn at full resolution.",
         )
     warnings = []
+    if not annotations.regions:
+        warnings.append("annotation: it holds no area, so the slide has no bags")
     if outside:
         warnings.append(f"annotation: {outside} of {len(annotations.regions)} areas lie outside the slide")
     if partly:

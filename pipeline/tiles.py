@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from shapely.geometry.base import BaseGeometry
 
 from ..config import REGION_CLASSES, ColourSettings, Settings, TilesSettings
 from ..errors import ConfigError, Problem
@@ -105,12 +106,12 @@ class TilesStage(Stage):
                 with open_reader(slide, settings.tiles) as reader:
                     warnings = list(reader.resolution.warnings)
                     if slide.annotation is not None:
-                        warnings += _annotated(slide, cohort.region_classes, reader, settings.tiles)[1]
+                        warnings += _areas(slide, cohort.region_classes, reader, settings.tiles)[1]
             except SlideError as error:
                 problems.append(error.problem())
                 continue
             problems += [
-                Problem("slides", slide.slide, "", warning, "nothing of the kind", "It is used as it is.", "warning")
+                Problem("slides", slide.slide, "", warning, "nothing to look at", "It is used all the same.", "warning")
                 for warning in warnings
             ]
         return problems
@@ -129,7 +130,8 @@ class TilesStage(Stage):
             tissue, balance = _look(reader, payload.slide, tiles, warnings)
             regions: Regions = tissue
             if payload.slide.annotation is not None:
-                regions, notes = _annotated(payload.slide, payload.region_classes, reader, tiles)
+                areas, notes = _areas(payload.slide, payload.region_classes, reader, tiles)
+                regions = PolygonRegions(areas, reader.size_level0, tiles.region_priority)
                 warnings += notes
             bags = plan_bags(regions, reader, tiles)
             if not bags:
@@ -239,15 +241,14 @@ def _item(stage: str, slide: Slide, cohort: Cohort, tiles: TilesSettings) -> Ite
     return Item(stage, f"slide-{slide.slide}", payload, values, inputs, tuple(sources))
 
 
-def _annotated(
+def _areas(
     slide: Slide, region_classes: Mapping[str, int], reader: SlideReader, tiles: TilesSettings
-) -> tuple[PolygonRegions, tuple[str, ...]]:
-    """The regions of the slide's annotation file, and warnings."""
+) -> tuple[list[tuple[int, BaseGeometry]], tuple[str, ...]]:
+    """The areas of the slide's annotation file with their classes, and warnings."""
     assert slide.annotation is not None
     annotations = read_annotations(slide.annotation, slide.slide, tiles)
     areas = classify(annotations, region_classes, slide.slide)
-    warnings = check_place(annotations, reader.size_level0, slide.slide)
-    return PolygonRegions(areas, reader.size_level0, tiles.region_priority), annotations.notes + warnings
+    return areas, annotations.notes + check_place(annotations, reader.size_level0, slide.slide)
 
 
 def _look(
@@ -280,9 +281,7 @@ def _target(colour: ColourSettings, tiles: TilesSettings) -> tuple[stain.Triple,
     rule = TissueRule(tiles.tissue.min_saturation, tiles.tissue.min_brightness)
     statistics = stain.measure(pixels, rule)
     if not statistics.tissue_share or min(statistics.std) == 0:
-        raise ConfigError(
-            f"tiles.colour.target_image: {colour.target_image.name} shows no tissue; choose another"
-        )
+        raise ConfigError(f"tiles.colour.target_image: {colour.target_image.name} shows no tissue; choose another")
     return statistics.mean, statistics.std
 
 

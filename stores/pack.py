@@ -118,7 +118,7 @@ def _refuse_stale(records: Mapping[str, Mapping[str, Record]]) -> None:
     if stale:
         raise StoreError(
             f"{len(stale)} item(s) are older than what they were made from: {_some(stale)}; "
-            "run `mumo extract all` again"
+            "run `mumo extract all` again (where an item has left the cohort, delete its record)"
         )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # Worker processes import stand-in stages and builders from here by name.
 sys.path.insert(0, str(Path(__file__).parent / "support"))
@@ -21,4 +23,20 @@ def shared_data() -> Path:
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"no folder of real data at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished `mumo demo` with 40 patients; its output is in `output.txt`. Made once, never changed."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "demo"
+    with FileLock(shared / "demo.lock"):
+        if not (folder / "output.txt").exists():
+            command = [sys.executable, "-m", "mumo.cli", "demo", str(folder), "--patients", "40"]
+            done = subprocess.run(command, check=False, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+            (folder / "output.txt").write_text(done.stdout)
     return folder

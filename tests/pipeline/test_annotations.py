@@ -218,6 +218,17 @@ def test_read_annotations__missing_file_and_other_suffix_are_refused(tmp_path: P
         read_annotations(tmp_path / "notes.txt", "S1", TilesSettings())
 
 
+def test_read_annotations__unreadable_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.xml").write_text(asap())
+
+    def denied(*_: Any, **__: Any) -> Any:
+        raise PermissionError("denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(SlideError, match=r"slide S1: found a\.xml, which cannot be read"):
+        read_annotations(tmp_path / "a.xml", "S1", TilesSettings())
+
+
 def test_read_annotations__size_and_vertices_are_limited(tmp_path: Path) -> None:
     text = asap(asap_area(SQUARE), asap_area(SQUARE))
     with pytest.raises(SlideError, match="expected at most 100"):
@@ -322,6 +333,10 @@ def test_check_place__wholly_outside_is_an_error() -> None:
     with pytest.raises(SlideError, match="all 2 areas outside the slide") as caught:
         check_place(found, (100, 100), "S1")
     assert caught.value.problem().column == "annotation"
+
+
+def test_check_place__file_without_areas_is_a_warning() -> None:
+    assert "holds no area" in check_place(Annotations((), ()), (100, 100), "S1")[0]
 
 
 def test_check_place__partly_outside_is_a_warning() -> None:

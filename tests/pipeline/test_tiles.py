@@ -526,12 +526,12 @@ def test_run__memory_does_not_grow_with_the_slide(tmp_path: Path) -> None:
     block = tissue(1024, 1024)
     block[:64] = GLASS
     peaks = {}
-    for side in (1, 6):
+    for side in (1, 5):
         path = write_slide(tmp_path / f"{side}.tif", np.tile(block, (side, side, 1)))
         peaks[side] = peak_memory_mb(path)
-    assert (peaks[1][0], peaks[6][0]) == (4, 144)
-    # The large slide has 105 MB more of pixels, 140 MB as OpenSlide delivers them.
-    assert peaks[6][1] - peaks[1][1] < 60
+    assert (peaks[1][0], peaks[5][0]) == (4, 100)
+    # OpenSlide's cache of tiles fills up (32 MB); the large slide has 96 MiB more of pixels as OpenSlide delivers them.
+    assert peaks[5][1] - peaks[1][1] < 45
 
 
 # --- real slides ------------------------------------------------------------------------------------------

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import mumo.cli
+from mumo.cli import app, main
+from mumo.stores.records import Failure, Store
+
+COHORT = """
+format_version = 1
+name = "two"
+[patients]
+table = "patients.csv"
+[patients.columns]
+patient = "id"
+sex = "sex"
+recist = "best"
+[patients.values.sex]
+m = "male"
+[labels]
+cutoff_days = { "anti-HER2" = 240 }
+"""
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    (tmp_path / "cohort.toml").write_text(COHORT)
+    (tmp_path / "patients.csv").write_text("id,sex,best\nP1,m,PR\nP2,female,PD\n")
+    return tmp_path / "cohort.toml"
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    return int(ended.value.code or 0)
+
+
+def test_help__comes_within_half_a_second() -> None:
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "mumo.cli", "--help"], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 0.5
+
+
+def test_help__imports_nothing_heavy() -> None:
+    code = "import sys, mumo.cli; print([m for m in ('torch', 'pandas', 'zarr', 'dask', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", sorted(typer.main.get_command(app).commands))  # type: ignore[attr-defined]
+def test_help__says_what_is_read_written_and_returned(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command, "--help") == 0
+    text = capsys.readouterr().out.lower()
+    for word in ("read", "writ"):
+        assert word in text, f"{command} --help does not say what is {word}"
+    assert "return" in text or "status" in command
+
+
+def test_check__good_cohort(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(cohort.parent.iterdir())
+    assert run("check", cohort) == 0
+    assert "0 errors" in capsys.readouterr().out
+    assert sorted(cohort.parent.iterdir()) == before
+
+
+def test_check__all_problems_as_json(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (cohort.parent / "patients.csv").write_text("id,sex,best\nP1,m,PR\nP1,x,better\n")
+    assert run("check", cohort, "--json") == 2
+    problems = json.loads(capsys.readouterr().out)
+    assert {problem["column"] for problem in problems} == {"id", "sex", "best"}
+    assert {problem["table"] for problem in problems} == {"patients"}
+
+
+def test_extract__wrong_cohort_starts_nothing(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (cohort.parent / "patients.csv").write_text("id,sex,best\nP1,x,PR\n")
+    assert run("extract", "all", cohort, cohort.parent / "store") == 2
+    assert "'x'" in capsys.readouterr().err
+    assert not (cohort.parent / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["extract", "pixels", "{cohort}", "{store}"], "stage 'pixels' is unknown"),
+        (["extract", "all", "{cohort}", "{store}", "--set", "tiles.bag=1"], "tiles.bag"),
+        (["extract", "all", "{cohort}", "{store}", "--device", "tpu"], "run.device"),
+        (["fit", "{store}", "{run}"], "is not a mumo store"),
+        (["status", "{store}"], "is not a mumo store"),
+        (["report", "{run}"], "run"),
+    ],
+)
+def test_main__wrong_call_is_one_clear_line(
+    arguments: list[str], message: str, cohort: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {"cohort": cohort, "store": cohort.parent / "store", "run": cohort.parent / "run"}
+    assert run(*(argument.format(**names) for argument in arguments)) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_extract__clinical_then_nothing_to_do(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = cohort.parent / "store"
+    assert run("extract", "clinical", cohort, store, "--workers", 0) == 0
+    assert "1 computed" in capsys.readouterr().out
+    assert run("extract", "clinical", cohort, store, "--workers", 0, "--json") == 0
+    (report,) = json.loads(capsys.readouterr().out)
+    assert (report["up_to_date"], report["ok"], report["complete"]) == (1, 0, True)
+
+
+def test_extract__dry_run_says_what_and_why(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = cohort.parent / "store"
+    main_arguments = ["extract", "clinical", cohort, store, "--workers", 0]
+    run(*main_arguments, "--dry-run")
+    assert "clinical/cohort: new" in capsys.readouterr().out
+    assert not store.exists()
+    run(*main_arguments)
+    capsys.readouterr()
+    run(*main_arguments, "--dry-run", "--set", "clinical.age_edge_years=65")
+    assert "clinical/cohort: stale (settings.age_edge_years)" in capsys.readouterr().out
+
+
+def test_status__names_failures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store.create(tmp_path / "store")
+    store.fail(Failure("tiles", "slide-1", "f", "SlideError", "no slide", 1))
+    run("status", store.path)
+    assert "failed: tiles/slide-1: SlideError: no slide" in capsys.readouterr().out
+    run("status", store.path, "--json", "--digest")
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert result["stages"]["tiles"]["failed"] == 1
+    assert len(result["digest"]) == 64
+
+
+def test_version__of_module_and_package_agree() -> None:
+    import tomllib
+
+    text = (Path(mumo.cli.__file__).parent / "pyproject.toml").read_text()
+    assert tomllib.loads(text)["project"]["version"] == mumo.__version__
