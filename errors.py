@@ -26,6 +26,10 @@ class InputError(MumoError):
     """A source file (slide, volume, annotation, table, weights) cannot be used; the item that needs it fails."""
 
 
+class RegionError(InputError):
+    """A bag or lesion has no radiomics features; the message is the reason."""
+
+
 class FitError(MumoError):
     """Training or prediction cannot start or go on: no labelled patients, widths that do not match, ..."""
 

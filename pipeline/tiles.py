@@ -166,8 +166,8 @@ def plan_bags(regions: Regions, reader: SlideReader, tiles: TilesSettings) -> li
     if bounds is None:
         return []
     side = bag_side_level0(reader, tiles)
-    left, top = math.floor(bounds[0]), math.floor(bounds[1])
-    columns, rows = math.ceil((bounds[2] - left) / side), math.ceil((bounds[3] - top) / side)
+    left, columns = _grid(bounds[0], bounds[2], reader.size_level0[0], side)
+    top, rows = _grid(bounds[1], bounds[3], reader.size_level0[1], side)
     step_px = max(step for step in range(1, tiles.region_step_px + 1) if tiles.word_px % step == 0)
     points = tiles.bag_px // step_px
     bags: list[Bag] = []
@@ -188,6 +188,17 @@ def plan_bags(regions: Regions, reader: SlideReader, tiles: TilesSettings) -> li
                 "Check the resolution, or raise tiles.max_bags.",
             )
     return bags
+
+
+def _grid(low: float, high: float, size: int, side: float) -> tuple[int, int]:
+    """Start and number of the bags that cover `low` to `high` along one axis of a slide of `size`, px of level 0.
+
+    They start where the regions do; where the last would hang over the slide's edge, all move back as far as the
+    slide allows.
+    """
+    number = math.ceil((high - math.floor(low)) / side)
+    last_start = max(0, math.floor(size - number * side))
+    return min(math.floor(low), last_start), number
 
 
 def _bag(x_level0: int, y_level0: int, classes: npt.NDArray[np.uint8], word_points: int) -> Bag:

@@ -141,6 +141,18 @@ def test_plan_bags__grid_starts_at_the_corner_of_the_regions() -> None:
     assert {bag.region_share for bag in found} == {1.0}
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "starts"),
+    [(400, 300, [(100, 50)]), (200, 150, [(72, 22)]), (129, 128, [(1, 0)]), (120, 110, [(0, 0)])],
+)
+def test_plan_bags__grid_moves_back_from_the_slides_edge(
+    width: int, height: int, starts: list[tuple[int, int]]
+) -> None:
+    areas = regions((width, height), (1, (100, 50, 200, 150)))
+    found = plan_bags(areas, sized_reader(width, height), make_settings(min_region_share=0.0).tiles)
+    assert [(bag.x_level0, bag.y_level0) for bag in found] == starts
+
+
 def test_plan_bags__sides_follow_the_resolution() -> None:
     for mpp in (0.25, 0.499, 0.5, 0.6):
         reader = sized_reader(2000, 2000, mpp)
