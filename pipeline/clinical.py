@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CohortError, InputError
-from ..stores.specs import CODES_SCHEMA, PATIENTS, CodeGroup, CodeSpec
+from ..stores.records import fingerprint
+from ..stores.specs import CODES_SCHEMA, IMAGES, PATIENTS, CodeGroup, CodeSpec
 from ..stores.tables import write_rows, write_table
 from .cohort import Cohort, Patient, load_cohort
 from .fields import (
@@ -169,7 +170,7 @@ class ClinicalPayload:
 
 
 class ClinicalStage(Stage):
-    """All patients of the cohort, as one item: `patients.parquet` and `codes.parquet`."""
+    """All patients of the cohort, as one item: `patients.parquet`, `codes.parquet` and `images.parquet`."""
 
     name = "clinical"
     version = 1
@@ -186,6 +187,7 @@ class ClinicalStage(Stage):
                 item="cohort",
                 payload=ClinicalPayload(cohort.file, cohort.data),
                 settings=settings.clinical.model_dump(mode="json"),
+                inputs={"images": fingerprint({"images": _image_rows(cohort)})},
                 sources=(Source("cohort", cohort.file, full=True), *tables),
             )
         ]
@@ -202,6 +204,7 @@ class ClinicalStage(Stage):
             ) from None
         rows = [_patient_row(patient, cohort.cutoff_days[patient.treatment_group]) for patient in cohort.patients]
         write_table(out / "patients.parquet", rows, PATIENTS)
+        write_table(out / "images.parquet", _image_rows(cohort), IMAGES)
         specs = code_specs(settings.clinical)
         write_rows(
             out / "codes.parquet",
@@ -232,6 +235,11 @@ def _patient_row(patient: Patient, cutoff_days: float) -> dict[str, Any]:
         "label_rule": rule,
         **{name: fields[name] for name in copied},
     }
+
+
+def _image_rows(cohort: Cohort) -> list[dict[str, Any]]:
+    slides = [{"patient": slide.patient, "item": f"slide-{slide.slide}"} for slide in cohort.slides]
+    return slides + [{"patient": study.patient, "item": f"ct-{study.ct}"} for study in cohort.ct_studies]
 
 
 def _code_rows(patient: Patient, specs: Sequence[CodeSpec], settings: ClinicalSettings) -> list[dict[str, Any]]:

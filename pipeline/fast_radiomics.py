@@ -17,9 +17,9 @@ from ..errors import RegionError
 from .filters import FILTERS, image_types
 from .omics_presets import SHAPE_CLASSES, Parameters
 from .preparation import Region, prepare
-from .texture import discretise, firstorder, glcm, gldm, glrlm, glszm, matrices, ngtdm
+from .texture import discretise, firstorder, glcm, gldm, glrlm, glszm, ngtdm
+from .texture.classes import NoNeighboursError, Textures
 from .texture.discretise import Levels
-from .texture.offsets import half_offsets
 
 CLASSES: Mapping[str, tuple[str, ...]] = {
     "firstorder": firstorder.FEATURES,
@@ -37,6 +37,8 @@ WITHOUT_VALUES: Mapping[str, tuple[str, ...]] = {
 }
 """Features that PyRadiomics knows but computes no more: another has the same value, or it is always 1."""
 
+_COPIES = 8
+"""Arrays of the size of the co-occurrence matrices that are alive at once."""
 _NORMS = ("manhattan", "euclidean", "infinity", "no_weighting")
 _INTERPOLATORS = (
     "sitkNearestNeighbor",
@@ -144,27 +146,92 @@ def _of_image(
     """Intensity and texture features of one image type, inside the box of the region."""
     mask = region.crop
     inside = image[mask]
-    low, high = inside.min(), inside.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise RegionError(f"the image type {name} has values that are not finite inside the region")
-    edges = _edges(low, high, inside, settings, name)
+    edges = _edges(inside, settings, name)
     flat = bool(settings.get("force2D", False))
     axis = settings.get("force2Ddimension", 0) if flat else 0
     spacing = region.spacing_mm[::-1]
-    # Slices along any axis are handled as slices along z.
-    turned, turned_mask = np.moveaxis(image, axis, 0), np.moveaxis(mask, axis, 0)
-    turned_spacing = (spacing[axis], *(size for n, size in enumerate(spacing) if n != axis))
+    merging = glcm.Merging(
+        settings.get("symmetricalGLCM", True),
+        settings.get("weightingNorm"),
+        (spacing[axis], *(size for n, size in enumerate(spacing) if n != axis)),
+    )
     distances = tuple(settings.get("distances", [1]))
-    levels = discretise.to_levels(turned, turned_mask, edges, max(distances), flat)
+    # Slices along any axis are handled as slices along z.
+    turned, turned_mask = _turned(image, axis, np.float64), _turned(mask, axis, np.bool_)
+    levels = discretise.to_levels(turned, turned_mask, edges, distances, flat)
+    _limit(levels, distances, name, max_matrix_mb)
+    textures = Textures(levels, distances, merging, settings.get("gldm_a", 0))
     features: dict[str, float] = {}
     for feature_class, names in wanted.items():
-        if feature_class == "firstorder":
-            voxel_mm3 = float(np.multiply.reduce(region.spacing_mm))
-            shift = settings.get("voxelArrayShift", 0)
-            values = firstorder.features(inside.astype(np.float64), levels, shift, voxel_mm3, names)
-        elif feature_class in CLASSES:
-            values = _TextureClasses(levels, distances, settings, turned_spacing).features(feature_class, names)
-        else:
+        if feature_class in SHAPE_CLASSES:
             continue
+        if feature_class == "firstorder":
+            volume = float(np.multiply.reduce(region.spacing_mm))
+            shift = settings.get("voxelArrayShift", 0)
+            values = firstorder.features(inside.astype(np.float64), levels, shift, volume, names)
+        else:
+            try:
+                values = textures.features(feature_class, names)
+            except NoNeighboursError as error:
+                raise RegionError(str(error)) from error
         features |= {f"{feature_class}_{feature}": value for feature, value in values.items()}
     return features
+
+
+def _turned(values: npt.NDArray[Any], axis: int, dtype: type) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(np.moveaxis(values, axis, 0), dtype)
+
+
+def _edges(inside: npt.NDArray[Any], settings: Mapping[str, Any], name: str) -> npt.NDArray[np.float64]:
+    """Edges of the grey-level bins; RegionError where there are too many, or values that are not finite."""
+    low, high = inside.min(), inside.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise RegionError(f"the image type {name} has values that are not finite inside the region")
+    count, width = settings.get("binCount"), settings.get("binWidth", 25)
+    number = count if count is not None else (float(high) - float(low)) / width + 1
+    if number > discretise.MAX_LEVELS:
+        raise RegionError(
+            f"too many grey levels: {number:,.0f} in the image type {name}, at most {discretise.MAX_LEVELS:,}; "
+            "use a larger bin width"
+        )
+    return discretise.bin_edges(low, high, inside, settings)
+
+
+def _limit(levels: Levels, distances: tuple[int, ...], name: str, max_matrix_mb: float) -> None:
+    """Refuse a region whose matrices would not fit: co-occurrence with its working copies, run lengths."""
+    axes = 2 if levels.flat else 3
+    angles = sum(((2 * d + 1) ** axes - (2 * d - 1) ** axes) // 2 for d in distances)
+    number = len(levels.values)
+    megabytes = 8e-6 * number * (_COPIES * number * angles + 3 * max(levels.box) * (4 if levels.flat else 13))
+    if megabytes > max_matrix_mb:
+        raise RegionError(
+            f"too many grey levels: {number} in the image type {name} need about {megabytes:,.0f} MB for "
+            f"matrices, at most {max_matrix_mb:,.0f} (radiomics.max_matrix_mb); use a larger bin width"
+        )
+
+
+def _shape(region: Region, settings: Mapping[str, Any], wanted: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
+    """Shape features by PyRadiomics' own classes, on the region's box."""
+    import radiomics
+    import SimpleITK as sitk
+
+    labels = sitk.GetImageFromArray(region.crop.astype(np.uint8))
+    labels.SetSpacing(region.spacing_mm)
+    features: dict[str, float] = {}
+    for name in SHAPE_CLASSES:
+        if name not in wanted or (name == "shape2D" and not _has_plane(region, settings)):
+            continue
+        try:
+            calculator = radiomics.getFeatureClasses()[name](labels, labels, **{**settings, "label": 1})
+        except ValueError as error:
+            raise RegionError(f"PyRadiomics refuses the region: {error}") from error
+        for feature in wanted[name]:
+            calculator.enableFeatureByName(feature)
+        features |= {f"original_{name}_{feature}": float(value) for feature, value in calculator.execute().items()}
+    return features
+
+
+def _has_plane(region: Region, settings: Mapping[str, Any]) -> bool:
+    """Whether PyRadiomics tries shape2D: only with force2D, and it looks at x, y, z where it means z, y, x."""
+    part = region.box[::-1][settings.get("force2Ddimension", 0)]
+    return bool(settings.get("force2D", False)) and part.stop - part.start > 1

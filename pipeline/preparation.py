@@ -52,9 +52,7 @@ class Prepared:
     """For shape: the mask before re-segmentation, unless `resegmentShape` is set."""
 
 
-def prepare(
-    image: Array, mask: Mask, spacing_mm: tuple[float, float, float], settings: Mapping[str, Any]
-) -> Prepared:
+def prepare(image: Array, mask: Mask, spacing_mm: tuple[float, float, float], settings: Mapping[str, Any]) -> Prepared:
     """Normalise, resample or crop, check and re-segment, as `settings` (PyRadiomics' `setting`) say.
 
     Raises:
@@ -67,7 +65,7 @@ def prepare(
         region = _resampled(region, rescale, interpolator, settings)
     elif settings.get("preCrop", False):
         _check(region, settings)
-        region = _cropped(region, settings.get("padDistance", 0))
+        region = _cropped(region, settings.get("padDistance", 5))
         region = replace(region, image=rescale(region.image))
     else:
         region = replace(region, image=rescale(region.image))
@@ -150,7 +148,7 @@ class _Unchanged:
 
 @dataclass(frozen=True)
 class _Rescaled:
-    """(value − mean) / standard deviation, cut at ± outliers, times scale; in the precision that ITK gives."""
+    """(value − mean) / standard deviation, cut at ± outliers, times scale."""
 
     mean: float
     deviation: float
@@ -158,12 +156,10 @@ class _Rescaled:
     scale: float
 
     def __call__(self, image: Array) -> Array:
-        dtype = np.float64 if image.dtype == np.float64 else np.float32
-        values = ((image.astype(np.float64) - self.mean) * (1.0 / self.deviation)).astype(dtype)
+        values = (image.astype(np.float64) - self.mean) * (1.0 / self.deviation)
         if self.outliers is not None:
-            limit = dtype(self.outliers)
-            values = np.clip(values, -limit, limit)
-        return np.asarray(values * dtype(self.scale))
+            values = np.clip(values, -self.outliers, self.outliers)
+        return np.asarray(values * self.scale)
 
 
 def _normalisation(image: Array, settings: Mapping[str, Any]) -> _Unchanged | _Rescaled:
@@ -229,9 +225,7 @@ def _triple(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
     return x, y, z
 
 
-def _interpolated(
-    region: Region, rescale: _Unchanged | _Rescaled, interpolator: str, grid: resample.Grid
-) -> Array:
+def _interpolated(region: Region, rescale: _Unchanged | _Rescaled, interpolator: str, grid: resample.Grid) -> Array:
     shape = region.image.shape
     if interpolator == "sitkBSpline" and all(size == 1 or size >= resample.MIN_SIZE for size in shape):
         box = resample.needed(grid, shape)

@@ -88,7 +88,9 @@ def needed(grid: Grid, shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
     return parts[0], parts[1], parts[2]
 
 
-def cubic(part: npt.NDArray[Any], box: tuple[slice, slice, slice], shape: tuple[int, ...], grid: Grid) -> npt.NDArray[Any]:
+def cubic(
+    part: npt.NDArray[Any], box: tuple[slice, slice, slice], shape: tuple[int, ...], grid: Grid
+) -> npt.NDArray[Any]:
     """The image on the grid, by cubic B-splines, in the type of `part`.
 
     Args:

@@ -28,6 +28,7 @@ from .records import Record, Store, fingerprint
 from .specs import (
     BAGS,
     CODES_SCHEMA,
+    IMAGES,
     LESION_FEATURES,
     LESIONS,
     OMICS,
@@ -90,10 +91,11 @@ def pack(store: Store) -> Packed:
     records = {stage: store.records(stage) for stage in stages}
     if "cohort" not in records["clinical"]:
         raise StoreError(f"{store.path.name}: has no clinical table; run `mumo extract clinical` first")
+    records, left = _in_cohort(store, records)
     _refuse_stale(records)
     chosen = {kind.modality: _choose(kind, records) for kind in _KINDS}
     key = fingerprint({"version": PACK_VERSION, "parts": _used_parts(records, chosen)})
-    missing = _missing(store, records)
+    missing = [*_missing(store, records), *left]
     target = store.path / "packed" / key
     if not target.exists():
         _build(store, records, chosen, key, target)
@@ -104,6 +106,18 @@ def pack(store: Store) -> Packed:
 
 
 # --- what is there ----------------------------------------------------------------------------------------
+
+
+def _in_cohort(
+    store: Store, records: Mapping[str, Mapping[str, Record]]
+) -> tuple[dict[str, dict[str, Record]], list[str]]:
+    """The records without those of slides and studies that are no longer in the cohort, and a warning about them."""
+    rows = read_rows(store.part("clinical", "cohort", "images.parquet"), IMAGES)
+    listed = {"cohort", *(row["item"] for row in rows)}
+    kept = {stage: {item: r for item, r in own.items() if item in listed} for stage, own in records.items()}
+    left = sorted({item for own in records.values() for item in own} - listed)
+    note = f"{len(left)} item(s) of the store are not in the cohort and are left out: {_some(left)}"
+    return kept, [note] if left else []
 
 
 def _refuse_stale(records: Mapping[str, Mapping[str, Record]]) -> None:
@@ -118,7 +132,7 @@ def _refuse_stale(records: Mapping[str, Mapping[str, Record]]) -> None:
     if stale:
         raise StoreError(
             f"{len(stale)} item(s) are older than what they were made from: {_some(stale)}; "
-            "run `mumo extract all` again (where an item has left the cohort, delete its record)"
+            "run `mumo extract all` again"
         )
 
 

@@ -21,7 +21,6 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-
 FORMAT_VERSION = 1
 """Version of everything written below STORE; readers refuse any other."""
 
@@ -239,6 +238,12 @@ PATIENTS = TableSpec(
         _number("radiology_time", pa.int8(), "", "acquisition class 0–2 of the CT, null unknown", nullable=True),
     ),
 )
+
+IMAGES = TableSpec(
+    "images",
+    (_PATIENT, _text("item", "`slide-<id>` or `ct-<id>`: the patient's slides and CT studies in the cohort")),
+)
+"""What the cohort holds now: items of a store that are not listed have left the cohort and are not trained on."""
 
 CodeGroup = Literal["pathology_report", "radiology_report", "patient_information"]
 

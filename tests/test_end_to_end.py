@@ -52,7 +52,7 @@ def test_demo__finds_the_planted_signal_and_writes_everything(demo: Path) -> Non
 def test_demo__names_of_patients_and_paths_reach_no_output(demo: Path) -> None:
     """The generator writes a made-up PatientName into every DICOM file."""
     name = b"MADEUPNAME"
-    assert name in next((demo / "cohort" / "ct").rglob("*.dcm")).read_bytes()
+    assert sum(name in file.read_bytes() for file in (demo / "cohort" / "ct").rglob("*") if file.is_file()) > 100
     for folder in ("store", "run"):
         for file in (demo / folder).rglob("*"):
             content = file.read_bytes() if file.is_file() else b""
@@ -94,15 +94,16 @@ def test_extract__bad_files_cost_themselves_alone(demo: Path, tmp_path: Path) ->
     slides[1].unlink()
     volume = next(file for file in sorted((cohort / "ct").iterdir()) if file.suffix == ".gz")
     volume.write_bytes(volume.read_bytes()[: volume.stat().st_size // 2])
+    # A cut volume is only found when its voxels are read; the header is fine.
     checked = mumo("check", cohort / "cohort.toml", "--config", cohort / "demo.toml", code=2)
-    assert "3 errors" in checked.stdout, checked.stderr
+    assert "2 errors" in checked.stdout, checked.stderr
     rows = {row["stage"]: row for row in extract(cohort, store, code=3)}
     assert len(rows["tiles"]["failed"]) == 2
     assert len(rows["rois"]["failed"]) == 1
     assert len(rows["embed"]["waiting"]) == len(rows["radiomics"]["waiting"]) == 3
-    assert sum(row["ok"] for row in rows.values()) <= len(rows["rois"]) + 30, (
-        "what is not touched is not computed again"
-    )
+    # Windows lack a study now, so crops are new; what reads the intensities themselves is not touched.
+    assert rows["tiles"]["ok"] == rows["radiomics"]["ok"] == 0
+    assert rows["rois"]["ok"] > 0
     again = extract(cohort, store, code=3)
     assert sum(row["ok"] for row in again) == 0
     mumo("fit", store, tmp_path / "run", "--set", "fit.epochs=2", "--set", "fit.bootstrap=100")

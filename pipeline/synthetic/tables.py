@@ -117,6 +117,10 @@ size_px = 128
 [fit]
 epochs = 40
 bootstrap = 1000
+
+[fit.split]
+validation = 0.2
+test = 0.35
 """
 
 

@@ -6,7 +6,7 @@ kernels look at neighbours without asking whether they exist or belong to the re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,13 +83,13 @@ def to_levels(
     image: npt.NDArray[np.float64],
     mask: npt.NDArray[np.bool_],
     edges: npt.NDArray[np.float64],
-    reach: int,
+    distances: Sequence[int],
     flat: bool,
 ) -> Levels:
     """Grey levels of `image` inside `mask`, both (z, y, x): a value between edges k - 1 and k gets level k.
 
     Args:
-        reach: Largest distance of a neighbour that kernels will look at.
+        distances: Distances of neighbours that kernels will look at.
         flat: Whether they stay in the slice.
 
     Raises:
@@ -97,6 +97,7 @@ def to_levels(
     """
     if len(edges) > MAX_LEVELS:
         raise LevelsError(f"{len(edges)} grey levels, at most {MAX_LEVELS}")
+    reach = max(1, *distances)
     border = (0 if flat else reach, reach, reach)
     padded = np.zeros([size + 2 * width for size, width in zip(image.shape, border, strict=True)], np.uint16)
     counts = np.zeros(len(edges) + 1, np.int64)

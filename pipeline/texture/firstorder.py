@@ -27,8 +27,8 @@ FEATURES = (
     "InterquartileRange",
     "Kurtosis",
     "Maximum",
-    "Mean",
     "MeanAbsoluteDeviation",
+    "Mean",
     "Median",
     "Minimum",
     "Range",
@@ -62,7 +62,7 @@ def features(
     Of a region of one intensity, Skewness and Kurtosis are 0.
     """
     low, high = float(values.min()), float(values.max())
-    p10, p25, median, p75, p90 = percentiles(values, low, high, _PERCENTILES)
+    p10, p25, median, p75, p90 = percentiles(values, _PERCENTILES)
     number = len(values)
     mean, energy, inner_mean = _means(values, shift, p10, p90)
     if low == high:
@@ -126,14 +126,14 @@ def _central(
     return m2 / n, m3 / n, m4 / n, deviation / n, inner / inside if inside else np.nan
 
 
-def percentiles(values: Floats, low: float, high: float, shares: tuple[float, ...]) -> tuple[float, ...]:
-    """Percentiles `shares` (0–100), linear between neighbours in order as NumPy's; `low` and `high` are the extremes.
+def percentiles(values: Floats, shares: tuple[float, ...]) -> tuple[float, ...]:
+    """Percentiles `shares` (0–100), linear between neighbours in order as NumPy's.
 
     Only the values near the wanted ones are sorted: all are counted in buckets first.
     """
     places = [share / 100 * (len(values) - 1) for share in shares]
     ranks = np.unique(np.clip([place for spot in places for place in (int(spot), int(spot) + 1)], 0, len(values) - 1))
-    ordered = dict(zip(ranks.tolist(), _at_ranks(values, low, high, ranks).tolist(), strict=True))
+    ordered = dict(zip(ranks.tolist(), _at_ranks(values, ranks).tolist(), strict=True))
     results = []
     for spot in places:
         below, above = ordered[int(spot)], ordered[min(int(spot) + 1, len(values) - 1)]
@@ -143,20 +143,24 @@ def percentiles(values: Floats, low: float, high: float, shares: tuple[float, ..
     return tuple(results)
 
 
-def _at_ranks(values: Floats, low: float, high: float, ranks: npt.NDArray[np.int64]) -> Floats:
-    """Values at places `ranks` (from 0) of the values in increasing order."""
+def _at_ranks(values: Floats, ranks: npt.NDArray[np.int64]) -> Floats:
+    """Values at places `ranks` (from 0, increasing) of the values in increasing order."""
+    low, high = values.min(), values.max()
     scale = (_BUCKETS - 1) / (high - low) if high > low else 0.0
-    if not np.isfinite(scale):
-        return np.asarray(np.partition(values, ranks)[ranks])
+    if len(values) <= _BUCKETS or not 0 < scale < np.inf:
+        return np.asarray(np.sort(values)[ranks])
     ends = np.cumsum(_bucket_counts(values, low, scale, _BUCKETS))
-    wanted = np.zeros(_BUCKETS, np.bool_)
-    wanted[np.searchsorted(ends, ranks, side="right")] = True
-    starts = np.concatenate([[0], ends[:-1]])
-    near = _from_buckets(values, low, scale, wanted, int((ends - starts)[wanted].sum()))
-    near.sort()
-    # Values of unwanted buckets come before some of the chosen ones: their number shifts places.
-    missing = np.cumsum(np.where(wanted, 0, ends - starts))
-    return np.asarray(near[ranks - missing[np.searchsorted(ends, ranks, side="right")]])
+    bucket_of = np.searchsorted(ends, ranks, side="right")
+    buckets = np.unique(bucket_of)
+    starts = np.where(buckets > 0, ends[buckets - 1], 0)
+    sizes = ends[buckets] - starts
+    segments = np.split(_from_buckets(values, low, scale, _BUCKETS, buckets, sizes), np.cumsum(sizes)[:-1])
+    return np.concatenate(
+        [
+            _at_ranks(segment, ranks[bucket_of == bucket] - start)
+            for bucket, start, segment in zip(buckets, starts, segments, strict=True)
+        ]
+    )
 
 
 @compiled
@@ -168,11 +172,19 @@ def _bucket_counts(values: Floats, low: float, scale: float, number: int) -> npt
 
 
 @compiled
-def _from_buckets(values: Floats, low: float, scale: float, wanted: npt.NDArray[np.bool_], number: int) -> Floats:
-    chosen = np.empty(number)
-    found = 0
+def _from_buckets(
+    values: Floats, low: float, scale: float, number: int, buckets: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]
+) -> Floats:
+    """The values of some buckets, bucket by bucket."""
+    spot = np.full(number, -1, np.int64)
+    total = 0
+    for n in range(len(buckets)):
+        spot[buckets[n]] = total
+        total += sizes[n]
+    chosen = np.empty(total)
     for value in values:
-        if wanted[int((value - low) * scale)]:
-            chosen[found] = value
-            found += 1
+        bucket = int((value - low) * scale)
+        if spot[bucket] >= 0:
+            chosen[spot[bucket]] = value
+            spot[bucket] += 1
     return chosen

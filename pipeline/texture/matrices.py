@@ -12,32 +12,21 @@ import numpy.typing as npt
 
 from ..jit import compiled
 from .discretise import Levels
-from .offsets import Offsets, half_offsets
+from .offsets import Offsets
 
 Ranks = npt.NDArray[np.uint16]
 Counts = npt.NDArray[np.int64]
 
-_LANES = 4
-"""Directions that a kernel handles at once: writes to one table wait for each other, writes to four do not."""
+_PAIR_LANES = 4
+"""Directions whose pairs are counted at once: writes to one table wait for each other, writes to four do not."""
+_LANES = 3
+"""The same for runs; of 4 directions in a slice and 13 in space, the one along rows is done apart."""
 
 
 def steps_of(levels: Levels, offsets: Offsets) -> Counts:
     """Offsets (n, 3) as distances in the flat array of ranks."""
     _, rows, columns = levels.ranks.shape
     return np.asarray(offsets @ np.array([rows * columns, columns, 1]))
-
-
-def _whole_lanes(number: int) -> int:
-    return -(-number // _LANES) * _LANES
-
-
-def _padded(steps: Counts) -> Counts:
-    """Steps filled up with zeros to whole groups; what they count is thrown away."""
-    return np.concatenate([steps, np.zeros(_whole_lanes(len(steps)) - len(steps), np.int64)])
-
-
-def _groups(number: int) -> list[slice]:
-    return [slice(first, first + _LANES) for first in range(0, number, _LANES)]
 
 
 # --- co-occurrence ----------------------------------------------------------------------------------------------
@@ -48,9 +37,11 @@ def cooccurrence(levels: Levels, offsets: Offsets) -> Counts:
         Counts of shape (n, K, K) for the K levels that occur; not symmetrical.
     """
     size = len(levels.values) + 1
-    table = np.zeros((_whole_lanes(len(offsets)), size * size), np.int64)
-    steps = _padded(steps_of(levels, offsets))
-    for lanes in _groups(len(table)):
+    # Filled up to whole groups; what the extra lanes count is thrown away.
+    steps = np.concatenate([steps_of(levels, offsets), np.zeros(-len(offsets) % _PAIR_LANES, np.int64)])
+    table = np.zeros((len(steps), size * size), np.int64)
+    for first in range(0, len(steps), _PAIR_LANES):
+        lanes = slice(first, first + _PAIR_LANES)
         _count_pairs(levels.ranks.ravel(), levels.ranks.shape, levels.border, steps[lanes], size, table[lanes])
     return table.reshape(-1, size, size)[: len(offsets), 1:, 1:]
 
@@ -83,15 +74,19 @@ def run_lengths(levels: Levels, offsets: Offsets) -> tuple[Counts, npt.NDArray[n
         whether any line along it holds two voxels of the region. Where none does, a run means nothing.
     """
     longest = max(levels.box)
-    shape = levels.ranks.shape
-    table = np.zeros((_whole_lanes(len(offsets)), len(levels.values) + 1, longest + 2), np.int64)
-    lengths = np.zeros((_LANES, levels.ranks.size), np.int32)
-    followed = np.zeros(len(table), np.uint16)
-    steps = _padded(steps_of(levels, offsets))
-    for lanes in _groups(len(table)):
-        _count_positions(
-            levels.ranks.ravel(), shape, levels.border, steps[lanes], lengths, table[lanes], followed[lanes]
-        )
+    ranks, shape, border = levels.ranks.ravel(), levels.ranks.shape, levels.border
+    along_rows = (offsets == (0, 0, 1)).all(axis=1)
+    others = np.flatnonzero(~along_rows)
+    # Filled up to whole groups; what the extra lanes count is thrown away.
+    lanes = np.concatenate([others, np.full(-len(others) % _LANES, len(offsets))])
+    steps = np.append(steps_of(levels, offsets), 0)
+    table = np.zeros((len(offsets) + 1, len(levels.values) + 1, longest + 2), np.int64)
+    followed = np.zeros(len(offsets) + 1, np.bool_)
+    lengths = np.zeros((_LANES, ranks.size), np.int32)
+    for group in lanes.reshape(-1, _LANES):
+        _count_positions(ranks, shape, border, steps[group], lengths, group, table, followed)
+    for row in np.flatnonzero(along_rows):
+        followed[row] = _count_row_positions(ranks, shape, border, table[row])
     paired = [bool(yes) or _shares_a_line(levels, offset) for yes, offset in zip(followed, offsets, strict=False)]
     # A run of length r has one voxel at each position 1 … r: runs of exactly r are those that reach r less those that
     # reach r + 1.
@@ -107,34 +102,51 @@ def _count_positions(
     border: tuple[int, int, int],
     steps: Counts,
     lengths: npt.NDArray[np.int32],
+    group: Counts,
     table: Counts,
-    followed: Ranks,
+    followed: npt.NDArray[np.bool_],
 ) -> None:
     """Count voxels by rank and position in their run; note where two voxels of the region follow each other."""
-    step_0, step_1, step_2, step_3 = steps[0], steps[1], steps[2], steps[3]
-    length_0, length_1, length_2, length_3 = lengths[0], lengths[1], lengths[2], lengths[3]
-    table_0, table_1, table_2, table_3 = table[0], table[1], table[2], table[3]
+    step_0, step_1, step_2 = steps[0], steps[1], steps[2]
+    length_0, length_1, length_2 = lengths[0], lengths[1], lengths[2]
+    table_0, table_1, table_2 = table[group[0]], table[group[1]], table[group[2]]
+    any_0, any_1, any_2 = np.uint16(0), np.uint16(0), np.uint16(0)
     for z in range(border[0], shape[0] - border[0]):
         for y in range(border[1], shape[1] - border[1]):
             row = (z * shape[1] + y) * shape[2]
             for i in range(row + border[2], row + shape[2] - border[2]):
                 here = ranks[i]
                 if here > 0:
-                    before_0, before_1 = ranks[i - step_0], ranks[i - step_1]
-                    before_2, before_3 = ranks[i - step_2], ranks[i - step_3]
+                    before_0, before_1, before_2 = ranks[i - step_0], ranks[i - step_1], ranks[i - step_2]
                     position_0 = length_0[i - step_0] * (before_0 == here) + 1
                     position_1 = length_1[i - step_1] * (before_1 == here) + 1
                     position_2 = length_2[i - step_2] * (before_2 == here) + 1
-                    position_3 = length_3[i - step_3] * (before_3 == here) + 1
-                    length_0[i], length_1[i], length_2[i], length_3[i] = position_0, position_1, position_2, position_3
+                    length_0[i], length_1[i], length_2[i] = position_0, position_1, position_2
                     table_0[here, position_0] += 1
                     table_1[here, position_1] += 1
                     table_2[here, position_2] += 1
-                    table_3[here, position_3] += 1
-                    followed[0] |= before_0
-                    followed[1] |= before_1
-                    followed[2] |= before_2
-                    followed[3] |= before_3
+                    any_0 |= before_0
+                    any_1 |= before_1
+                    any_2 |= before_2
+    followed[group[0]], followed[group[1]], followed[group[2]] = any_0 > 0, any_1 > 0, any_2 > 0
+
+
+@compiled
+def _count_row_positions(ranks: Ranks, shape: tuple[int, int, int], border: tuple[int, int, int], table: Counts) -> bool:
+    """The same along rows."""
+    followed = np.uint16(0)
+    for z in range(border[0], shape[0] - border[0]):
+        for y in range(border[1], shape[1] - border[1]):
+            row = (z * shape[1] + y) * shape[2]
+            before, position = np.uint16(0), 0
+            for i in range(row + border[2], row + shape[2] - border[2]):
+                here = ranks[i]
+                position = position + 1 if here == before else 1
+                if here > 0:
+                    table[here, position] += 1
+                    followed |= before
+                before = here
+    return followed > 0
 
 
 def _shares_a_line(levels: Levels, offset: npt.NDArray[np.int64]) -> bool:
@@ -147,11 +159,11 @@ def _shares_a_line(levels: Levels, offset: npt.NDArray[np.int64]) -> bool:
 
 
 # --- zones ------------------------------------------------------------------------------------------------------
-def zones(levels: Levels) -> tuple[Counts, Counts, Counts]:
-    """Connected zones of one rank (8 neighbours in a slice, 26 in 3-D).
+def zones(levels: Levels, offsets: Offsets) -> tuple[Counts, Counts, Counts]:
+    """Connected zones of one rank, neighbours being those at `offsets` (n, 3): 8 in a slice, 26 in 3-D.
 
     Returns:
-        Three arrays of one length: rank (from 0), size in voxels, and how many zones have both; ordered by them.
+        Three arrays of one length: rank (from 0), size in voxels, and how many zones have both.
     """
     parent = np.empty(levels.voxels, np.int32)
     sizes = np.zeros(levels.voxels, np.int32)
@@ -161,12 +173,40 @@ def zones(levels: Levels) -> tuple[Counts, Counts, Counts]:
     if levels.flat:
         found = _label_flat(flat_ranks, levels.ranks.shape, levels.border, labels, parent, sizes, rank_of)
     else:
-        steps = steps_of(levels, half_offsets((2, 2, 2), (1,), flat=False))
+        steps = steps_of(levels, offsets)
         found = _label_solid(flat_ranks, levels.ranks.shape, levels.border, steps, labels, parent, sizes, rank_of)
-    whole = sizes[:found] > 0
-    codes = rank_of[:found][whole].astype(np.int64) << 32 | sizes[:found][whole]
-    codes, numbers = np.unique(codes, return_counts=True)
-    return (codes >> 32) - 1, codes & 0xFFFFFFFF, numbers
+    # Most zones are small: those are counted in a table, the others are sorted.
+    small = np.zeros((len(levels.values) + 1, _SMALL_ZONE + 1), np.int64)
+    large = _count_zones(rank_of, sizes, found, small)
+    codes, numbers = np.unique(large, return_counts=True)
+    rank, size = np.nonzero(small)
+    return (
+        np.concatenate([rank, codes >> 32]) - 1,
+        np.concatenate([size, codes & 0xFFFFFFFF]),
+        np.concatenate([small[rank, size], numbers]),
+    )
+
+
+_SMALL_ZONE = 63
+
+
+@compiled
+def _count_zones(rank_of: Ranks, sizes: npt.NDArray[np.int32], found: int, small: Counts) -> Counts:
+    """Count zones by rank and size where the size is small; returns the others as rank · 2³² + size."""
+    largest = small.shape[1] - 1
+    number = 0
+    for label in range(found):
+        number += sizes[label] > largest
+    others = np.empty(number, np.int64)
+    number = 0
+    for label in range(found):
+        size = np.int64(sizes[label])
+        if size > largest:
+            others[number] = (np.int64(rank_of[label]) << 32) | size
+            number += 1
+        elif size > 0:
+            small[rank_of[label], size] += 1
+    return others
 
 
 @compiled

@@ -248,7 +248,7 @@ def run_stage(file: Path, folder: Path) -> tuple[list[dict[str, object]], list[d
     out = folder / "out"
     out.mkdir()
     outcome = stage.run(item, settings, store, out)
-    assert sorted(path.name for path in out.iterdir()) == ["codes.parquet", "patients.parquet"]
+    assert sorted(path.name for path in out.iterdir()) == ["codes.parquet", "images.parquet", "patients.parquet"]
     return read_rows(out / "patients.parquet", PATIENTS), read_rows(out / "codes.parquet"), outcome.summary
 
 

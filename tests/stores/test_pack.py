@@ -10,7 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from packs import commit, make_packed, without_images, write_clinical, write_omics, write_store, write_unit_items
+from packs import (
+    commit,
+    list_images,
+    make_packed,
+    without_images,
+    write_clinical,
+    write_omics,
+    write_store,
+    write_unit_items,
+)
 
 from mumo.errors import StoreError
 from mumo.stores import arrays, pack, packed, specs
@@ -69,7 +78,7 @@ def test_pack__holds_what_the_items_hold(master: Path, original: Packed) -> None
 
 def test_pack__of_the_same_store_is_found_without_reading_an_item(store: Store, original: Packed) -> None:
     first = pack_store(store)
-    for stage in ("tiles", "rois", "embed", "radiomics", "clinical"):
+    for stage in ("tiles", "rois", "embed", "radiomics"):
         shutil.rmtree(store.path / stage / "items")
     started = time.perf_counter()
     second = pack_store(store)
@@ -115,6 +124,7 @@ def test_pack__of_several_slides_and_studies_of_one_patient_puts_them_together(t
                 prefix = "slide" if modality == "pathology" else "ct"
                 name = f"{prefix}-{patient}.{number:03d}"
                 write_unit_items(store, whole, modality, patient, number, number + 1, item=name)
+                list_images(store, patient, name)
     found = pack_store(store)
     for modality, units in whole.units.items():
         np.testing.assert_array_equal(found.units[modality].offsets, units.offsets)
@@ -172,6 +182,7 @@ def test_pack__of_an_item_older_than_its_upstream_is_refused_by_name(store: Stor
 def test_pack__of_features_of_two_weights_is_refused(store: Store, original: Packed) -> None:
     other = dataclasses.replace(original, weights="imagenet", weights_sha256="2" * 64)
     write_unit_items(store, other, "pathology", original.patients[0], 0, 1, item="slide-OTHER")
+    list_images(store, original.patients[0], "slide-OTHER")
     with pytest.raises(StoreError, match=r"2 different weights.*imagenet \(222222222222\).*random:0"):
         pack_store(store)
 
@@ -179,6 +190,7 @@ def test_pack__of_features_of_two_weights_is_refused(store: Store, original: Pac
 def test_pack__of_features_of_two_widths_is_refused(store: Store) -> None:
     wide = make_packed(1, missing=False, width=32)
     write_unit_items(store, wide, "pathology", "P000", 0, 1, item="slide-ZWIDE")
+    list_images(store, "P000", "slide-ZWIDE")
     with pytest.raises(StoreError, match=r"embed/slide-\w+: features of shape .* a unit, embed/slide"):
         pack_store(store)
 
@@ -186,6 +198,7 @@ def test_pack__of_features_of_two_widths_is_refused(store: Store) -> None:
 def test_pack__of_other_omics_columns_is_refused(store: Store) -> None:
     other = make_packed(1, missing=False, omics=7)
     write_unit_items(store, other, "pathology", "P000", 0, 1, item="slide-ZOMICS")
+    list_images(store, "P000", "slide-ZOMICS")
     with pytest.raises(StoreError, match=r"radiomics/slide-\w+: other features than .*original_firstorder_F6"):
         pack_store(store)
 
@@ -255,10 +268,17 @@ def test_pack__of_infinite_omics_makes_them_missing(store: Store, original: Pack
     assert found.omics_known[rows].all()
 
 
-def test_pack__leaves_out_slides_of_patients_without_a_clinical_row(store: Store, original: Packed) -> None:
-    write_unit_items(store, original, "pathology", "STRANGER", 0, 1, item="slide-STRANGER")
+def test_pack__leaves_out_what_is_no_longer_in_the_cohort(store: Store, original: Packed) -> None:
+    write_unit_items(store, original, "pathology", "P000", 0, 1, item="slide-GONE")
     found = pack_store(store)
     assert_same(found, original)
+    assert any("1 item(s) of the store are not in the cohort and are left out: slide-GONE" in w for w in found.warnings)
+
+
+def test_pack__leaves_out_slides_of_patients_without_a_clinical_row(store: Store, original: Packed) -> None:
+    write_unit_items(store, original, "pathology", "STRANGER", 0, 1, item="slide-STRANGER")
+    list_images(store, "STRANGER", "slide-STRANGER")
+    found = pack_store(store)
     assert any("patients without a clinical row are left out: slide-STRANGER" in text for text in found.warnings)
 
 
@@ -268,6 +288,7 @@ def test_pack__of_codes_that_lack_a_patient_is_refused(store: Store, original: P
     def write(out: Path) -> None:
         whole = store.part("clinical", "cohort", "codes.parquet").read_bytes()
         (out / "codes.parquet").write_bytes(whole)
+        shutil.copy(other.part("clinical", "cohort", "images.parquet"), out)
         shutil.copy(other.part("clinical", "cohort", "patients.parquet"), out)
 
     other = Store.create(store.path.parent / "other")

@@ -229,6 +229,10 @@ def write_omics(
 
 def write_clinical(store: Store, packed: Packed) -> None:
     """The `clinical` item."""
+    images: list[tuple[str, str]] = []
+    for units in packed.units.values():
+        for patient, (low, high) in enumerate(zip(units.offsets[:-1], units.offsets[1:], strict=True)):
+            images += [(packed.patients[patient], item) for item in dict.fromkeys(map(str, units.sources[low:high]))]
 
     def known(value: Any) -> Any:
         return None if value < 0 or np.isnan(value) else value
@@ -268,6 +272,22 @@ def write_clinical(store: Store, packed: Packed) -> None:
     def write(out: Path) -> None:
         tables.write_table(out / "patients.parquet", rows, specs.PATIENTS)
         tables.write_rows(out / "codes.parquet", code_rows, specs.CODES_SCHEMA)
+        image_rows = [{"patient": patient, "item": item} for patient, item in images]
+        tables.write_table(out / "images.parquet", image_rows, specs.IMAGES)
+
+    commit(store, "clinical", "cohort", write)
+
+
+def list_images(store: Store, patient: str, *items: str) -> None:
+    """Let the `clinical` item name further slides or studies of a patient as parts of the cohort."""
+    parts = {name: store.part("clinical", "cohort", f"{name}.parquet") for name in ("patients", "codes", "images")}
+    rows = tables.read_rows(parts["images"], specs.IMAGES) + [{"patient": patient, "item": item} for item in items]
+    kept = {name: parts[name].read_bytes() for name in ("patients", "codes")}
+
+    def write(out: Path) -> None:
+        for name, content in kept.items():
+            (out / f"{name}.parquet").write_bytes(content)
+        tables.write_table(out / "images.parquet", rows, specs.IMAGES)
 
     commit(store, "clinical", "cohort", write)
 
