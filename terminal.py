@@ -107,17 +107,18 @@ class _Bars:
 
 class _Lines:
     def __init__(self) -> None:
+        self._stage = ""
         self._total = self._ended = self._failed = 0
-        self._stage_began = self._last = 0.0
+        self._began = self._last = 0.0
 
     def stage_started(self, stage: str, to_do: int, done: int) -> None:
-        """One line for the stage."""
-        if self._ended == self._total:
+        """One line for the stage, or for its reduction."""
+        if stage != self._stage:
+            self._stage = stage
             self._total = self._ended = self._failed = 0
-            self._stage_began = self._last = time.monotonic()
-        self._total += to_do
-        if to_do:
+            self._began = self._last = time.monotonic()
             _say(f"{stage}: {to_do} to do, {done} done")
+        self._total += to_do
 
     def item_ended(self, status: Status) -> None:
         """A line every few seconds, and one for each failure."""
@@ -128,13 +129,13 @@ class _Lines:
         now = time.monotonic()
         if now - self._last > _LINE_EVERY_S:
             self._last = now
-            left = (now - self._stage_began) / self._ended * (self._total - self._ended)
-            _say(f"{status.stage}: {self._ended} of {self._total}, {self._failed} failed, {left:.0f} s left")
+            left = (now - self._began) / self._ended * (self._total - self._ended)
+            _say(f"{status.stage}: {self._ended} of {self._total}, {self._failed} failed, about {left:.0f} s left")
 
     def stage_ended(self, stage: str) -> None:
-        """One line with the time."""
+        """One line with the time, where there was something to do."""
         if self._total:
-            _say(f"{stage}: done in {time.monotonic() - self._stage_began:.1f} s")
+            _say(f"{stage}: {self._ended} items in {time.monotonic() - self._began:.1f} s, {self._failed} failed")
 
 
 def _epoch_line(epoch: int, epochs: int, row: dict[str, Any]) -> None:

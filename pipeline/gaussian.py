@@ -144,99 +144,89 @@ def _second_numerator(
 def _filter(source: npt.NDArray[Any], axis: int, r: Recursion, target: Singles) -> None:
     """Filter along an axis of (z, y, x) into `target`."""
     z, y, x = source.shape
-    if axis == 2:
-        _filter_rows(source.reshape(z * y, x), *r, target.reshape(z * y, x))
-    elif axis == 1:
-        _filter_across(source, *r, target)
-    else:
-        _filter_across(source.reshape(1, z, y * x), *r, target.reshape(1, z, y * x))
+    outer, inner = ((1, y * x), (z, x), (z * y, 1))[axis]
+    shape = (outer, source.shape[axis], inner)
+    _filter_lines(source.reshape(shape), *r, target.reshape(shape))
 
 
-_BLOCK = 64
+_BLOCK = 256
+"""Lines filtered at once: enough to keep vector units busy, few enough for the cache."""
 
 
 @compiled
-def _filter_across(
+def _filter_lines(
     source: npt.NDArray[Any], n: Floats, m: Floats, d: Floats, bn: Floats, bm: Floats, target: Singles
 ) -> None:
-    """Filter (outer, length, inner) along the middle, a block of lines at a time."""
-    length = source.shape[1]
-    for outer in range(source.shape[0]):
-        for start in range(0, source.shape[2], _BLOCK):
-            width = min(_BLOCK, source.shape[2] - start)
-            lines = np.empty((length, width))
+    """Filter (outer, length, inner) along the middle."""
+    outer, length, inner = source.shape
+    for start in range(0, outer * inner, _BLOCK):
+        stop = min(start + _BLOCK, outer * inner)
+        lines = np.empty((length, stop - start))
+        first, last = start // inner, (stop - 1) // inner
+        for o in range(first, last + 1):
+            low, high = max(start - o * inner, 0), min(stop - o * inner, inner)
+            shift = o * inner - start
             for i in range(length):
-                for x in range(width):
-                    lines[i, x] = source[outer, i, start + x]
-            result = _recurse(lines, n, m, d, bn, bm)
+                for x in range(low, high):
+                    lines[i, shift + x] = source[o, i, x]
+        _recurse(lines, n, m, d, bn, bm)
+        for o in range(first, last + 1):
+            low, high = max(start - o * inner, 0), min(stop - o * inner, inner)
+            shift = o * inner - start
             for i in range(length):
-                for x in range(width):
-                    target[outer, i, start + x] = result[i, x]
+                for x in range(low, high):
+                    target[o, i, x] = lines[i, shift + x]
 
 
 @compiled
-def _filter_rows(
-    source: npt.NDArray[Any], n: Floats, m: Floats, d: Floats, bn: Floats, bm: Floats, target: Singles
-) -> None:
-    """Filter each row of (rows, length)."""
-    length = source.shape[1]
-    for start in range(0, source.shape[0], _BLOCK):
-        width = min(_BLOCK, source.shape[0] - start)
-        lines = np.empty((length, width))
-        for x in range(width):
-            for i in range(length):
-                lines[i, x] = source[start + x, i]
-        result = _recurse(lines, n, m, d, bn, bm)
-        for x in range(width):
-            for i in range(length):
-                target[start + x, i] = result[i, x]
+def _recurse(lines: Floats, n: Floats, m: Floats, d: Floats, bn: Floats, bm: Floats) -> None:
+    """Causal plus anticausal filter down the columns of (length, lines), in place.
 
-
-@compiled
-def _recurse(lines: Floats, n: Floats, m: Floats, d: Floats, bn: Floats, bm: Floats) -> Floats:
-    """Causal plus anticausal filter down the columns of (length, lines)."""
-    length = lines.shape[0]
-    out, back = np.empty_like(lines), np.empty_like(lines)
-    first, last = lines[0], lines[length - 1]
-    for i in range(length):
-        _forward(lines[i], lines[max(i - 1, 0)], lines[max(i - 2, 0)], lines[max(i - 3, 0)], n, out[i])
-        if i > 3:
-            _feed_back(out[i - 1], out[i - 2], out[i - 3], out[i - 4], d[0], d[1], d[2], d[3], out[i])
-            continue
-        out1, k1 = (out[i - 1], d[0]) if i > 0 else (first, bn[0])
-        out2, k2 = (out[i - 2], d[1]) if i > 1 else (first, bn[1])
-        out3, k3 = (out[i - 3], d[2]) if i > 2 else (first, bn[2])
-        _feed_back(out1, out2, out3, first, k1, k2, k3, bn[3], out[i])
-    for i in range(length - 1, -1, -1):
-        in0, in1 = lines[min(i + 1, length - 1)], lines[min(i + 2, length - 1)]
-        in2, in3 = lines[min(i + 3, length - 1)], lines[min(i + 4, length - 1)]
-        _forward(in0, in1, in2, in3, m, back[i])
-        if i < length - 4:
-            _feed_back(back[i + 1], back[i + 2], back[i + 3], back[i + 4], d[0], d[1], d[2], d[3], back[i])
-            continue
-        out1, k1 = (back[i + 1], d[0]) if i < length - 1 else (last, bm[0])
-        out2, k2 = (back[i + 2], d[1]) if i < length - 2 else (last, bm[1])
-        out3, k3 = (back[i + 3], d[2]) if i < length - 3 else (last, bm[2])
-        _feed_back(out1, out2, out3, last, k1, k2, k3, bm[3], back[i])
-    for i in range(length):
-        for x in range(lines.shape[1]):
-            out[i, x] += back[i, x]
-    return out
-
-
-@compiled
-def _forward(in0: Floats, in1: Floats, in2: Floats, in3: Floats, n: Floats, target: Floats) -> None:
+    Before the first value and after the last, outputs are the border's value times the border's coefficients.
+    """
+    length, width = lines.shape
     n0, n1, n2, n3 = n[0], n[1], n[2], n[3]
-    for x in range(len(target)):
-        target[x] = in0[x] * n0 + in1[x] * n1 + in2[x] * n2 + in3[x] * n3
+    causal = np.empty((length, width))
+    first = lines[0]
+    for i in range(length):
+        in0, in1, in2, in3 = lines[i], lines[max(i - 1, 0)], lines[max(i - 2, 0)], lines[max(i - 3, 0)]
+        out1, k1 = (causal[i - 1], d[0]) if i > 0 else (first, bn[0])
+        out2, k2 = (causal[i - 2], d[1]) if i > 1 else (first, bn[1])
+        out3, k3 = (causal[i - 3], d[2]) if i > 2 else (first, bn[2])
+        out4, k4 = (causal[i - 4], d[3]) if i > 3 else (first, bn[3])
+        out = causal[i]
+        for x in range(width):
+            forward = in0[x] * n0 + in1[x] * n1 + in2[x] * n2 + in3[x] * n3
+            out[x] = forward - (out1[x] * k1 + out2[x] * k2 + out3[x] * k3 + out4[x] * k4)
+    _recurse_back(lines, causal, m, d, bm)
 
 
 @compiled
-def _feed_back(
-    out1: Floats, out2: Floats, out3: Floats, out4: Floats, k1: float, k2: float, k3: float, k4: float, target: Floats
-) -> None:
-    for x in range(len(target)):
-        target[x] -= out1[x] * k1 + out2[x] * k2 + out3[x] * k3 + out4[x] * k4
+def _recurse_back(lines: Floats, causal: Floats, m: Floats, d: Floats, bm: Floats) -> None:
+    """The anticausal filter; `lines` are replaced by its sum with `causal`."""
+    length, width = lines.shape
+    m1, m2, m3, m4 = m[0], m[1], m[2], m[3]
+    k1, k2, k3, k4 = bm[0], bm[1], bm[2], bm[3]
+    # The four inputs and the four outputs after the present place.
+    in1 = lines[length - 1].copy()
+    in2, in3, in4 = in1.copy(), in1.copy(), in1.copy()
+    out1, out2, out3, out4 = in1.copy(), in1.copy(), in1.copy(), in1.copy()
+    out0 = np.empty(width)
+    for i in range(length - 1, -1, -1):
+        here, forward = lines[i], causal[i]
+        for x in range(width):
+            after = in1[x] * m1 + in2[x] * m2 + in3[x] * m3 + in4[x] * m4
+            out0[x] = after - (out1[x] * k1 + out2[x] * k2 + out3[x] * k3 + out4[x] * k4)
+        in4, in3, in2, in1 = in3, in2, in1, in4
+        for x in range(width):
+            in1[x] = here[x]
+            here[x] = forward[x] + out0[x]
+        out4, out3, out2, out1, out0 = out3, out2, out1, out0, out4
+        # Outputs beyond the border are the border's value until real ones have moved up.
+        k1 = d[0]
+        k2 = d[1] if i <= length - 2 else k2
+        k3 = d[2] if i <= length - 3 else k3
+        k4 = d[3] if i <= length - 4 else k4
 
 
 @compiled
