@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RegionError
+from . import shape3d
 from .filters import FILTERS, image_types
 from .omics_presets import SHAPE_CLASSES, Parameters
 from .preparation import Region, prepare
@@ -22,6 +23,7 @@ from .texture.classes import NoNeighboursError, Textures
 from .texture.discretise import Levels
 
 CLASSES: Mapping[str, tuple[str, ...]] = {
+    "shape": shape3d.FEATURES,
     "firstorder": firstorder.FEATURES,
     "glcm": glcm.FEATURES,
     "glrlm": glrlm.FEATURES,
@@ -29,7 +31,10 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
     "gldm": gldm.FEATURES,
     "ngtdm": ngtdm.FEATURES,
 }
-"""Classes of intensity and texture features, and the features of each."""
+"""Classes of features, and the features of each; shape2D is left to PyRadiomics."""
+
+ON_REQUEST: Mapping[str, tuple[str, ...]] = {"shape": shape3d.ON_REQUEST, "firstorder": firstorder.ON_REQUEST}
+"""Features that are functions of others, computed only when asked for by name."""
 
 WITHOUT_VALUES: Mapping[str, tuple[str, ...]] = {
     "glcm": ("Dissimilarity", "Homogeneity1", "Homogeneity2", "SumVariance"),
@@ -65,11 +70,13 @@ def unsupported(parameters: Parameters) -> str | None:
         if reason:
             return reason
     for name, chosen in values["featureClass"].items():
-        if name not in CLASSES and name not in SHAPE_CLASSES:
+        if name == "shape2D":
+            continue
+        if name not in CLASSES:
             return f"feature class {name}"
-        known = {*CLASSES.get(name, ()), *WITHOUT_VALUES.get(name, ()), *firstorder.ON_REQUEST}
+        known = (*CLASSES[name], *ON_REQUEST.get(name, ()), *WITHOUT_VALUES.get(name, ()))
         unknown = [feature for feature in chosen or () if feature not in known]
-        if unknown and name not in SHAPE_CLASSES:
+        if unknown:
             return f"feature {unknown[0]} of class {name}"
     return None
 
@@ -211,24 +218,30 @@ def _limit(levels: Levels, distances: tuple[int, ...], name: str, max_matrix_mb:
 
 
 def _shape(region: Region, settings: Mapping[str, Any], wanted: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
-    """Shape features by PyRadiomics' own classes, on the region's box."""
+    """Shape features of the region's box."""
+    values: dict[str, dict[str, float]] = {}
+    if "shape" in wanted:
+        spacing = region.spacing_mm[::-1]
+        values["shape"] = shape3d.features(region.crop, spacing, wanted["shape"])
+    if "shape2D" in wanted and _has_plane(region, settings):
+        values["shape2D"] = _shape2d(region, settings, wanted["shape2D"])
+    return {f"original_{kind}_{name}": value for kind, of in values.items() for name, value in of.items()}
+
+
+def _shape2d(region: Region, settings: Mapping[str, Any], wanted: tuple[str, ...]) -> dict[str, float]:
+    """By PyRadiomics itself; RegionError where the region has more than one slice."""
     import radiomics
     import SimpleITK as sitk
 
     labels = sitk.GetImageFromArray(region.crop.astype(np.uint8))
     labels.SetSpacing(region.spacing_mm)
-    features: dict[str, float] = {}
-    for name in SHAPE_CLASSES:
-        if name not in wanted or (name == "shape2D" and not _has_plane(region, settings)):
-            continue
-        try:
-            calculator = radiomics.getFeatureClasses()[name](labels, labels, **{**settings, "label": 1})
-        except ValueError as error:
-            raise RegionError(f"PyRadiomics refuses the region: {error}") from error
-        for feature in wanted[name]:
-            calculator.enableFeatureByName(feature)
-        features |= {f"original_{name}_{feature}": float(value) for feature, value in calculator.execute().items()}
-    return features
+    try:
+        calculator = radiomics.getFeatureClasses()["shape2D"](labels, labels, **{**settings, "label": 1})
+    except ValueError as error:
+        raise RegionError(f"PyRadiomics refuses the region: {error}") from error
+    for name in wanted:
+        calculator.enableFeatureByName(name)
+    return {str(name): float(value) for name, value in calculator.execute().items()}
 
 
 def _has_plane(region: Region, settings: Mapping[str, Any]) -> bool:

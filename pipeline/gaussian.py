@@ -7,12 +7,14 @@ keeps single precision between passes and filters each line in double precision;
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from .columns import from_columns, to_columns
 from .jit import compiled
 
 Floats = npt.NDArray[np.float64]
@@ -74,6 +76,7 @@ def laplacian(image: npt.NDArray[Any], spacing_mm: tuple[float, float, float], s
     return total
 
 
+@functools.lru_cache(maxsize=64)
 def recursion(sigma_mm: float, spacing_mm: float, second_derivative: bool) -> Recursion:
     """Coefficients of the Gaussian, or of its second derivative multiplied by σ², for voxels of this size."""
     sigma = sigma_mm / spacing_mm
@@ -144,83 +147,119 @@ def _second_numerator(
 def _filter(source: npt.NDArray[Any], axis: int, r: Recursion, target: Singles) -> None:
     """Filter along an axis of (z, y, x) into `target`."""
     z, y, x = source.shape
-    outer, inner = ((1, y * x), (z, x), (z * y, 1))[axis]
-    shape = (outer, source.shape[axis], inner)
-    _filter_lines(source.reshape(shape), *r, target.reshape(shape))
+    if axis == 2:
+        _filter_rows(source.reshape(z * y, x), *r, target.reshape(z * y, x))
+    else:
+        outer, inner = ((1, y * x), (z, x))[axis]
+        _filter_across(source.ravel(), outer, source.shape[axis], inner, *r, target.ravel())
 
 
-_BLOCK = 256
+_BLOCK = 128
 """Lines filtered at once: enough to keep vector units busy, few enough for the cache."""
 
 
 @compiled
-def _filter_lines(
-    source: npt.NDArray[Any], n: Floats, m: Floats, d: Floats, bn: Floats, bm: Floats, target: Singles
+def _filter_across(
+    source: npt.NDArray[Any],
+    outer: int,
+    length: int,
+    inner: int,
+    n: Floats,
+    m: Floats,
+    d: Floats,
+    bn: Floats,
+    bm: Floats,
+    target: Singles,
 ) -> None:
-    """Filter (outer, length, inner) along the middle."""
-    outer, length, inner = source.shape
-    for start in range(0, outer * inner, _BLOCK):
-        stop = min(start + _BLOCK, outer * inner)
-        lines = np.empty((length, stop - start))
-        first, last = start // inner, (stop - 1) // inner
-        for o in range(first, last + 1):
-            low, high = max(start - o * inner, 0), min(stop - o * inner, inner)
-            shift = o * inner - start
-            for i in range(length):
-                for x in range(low, high):
-                    lines[i, shift + x] = source[o, i, x]
-        _recurse(lines, n, m, d, bn, bm)
-        for o in range(first, last + 1):
-            low, high = max(start - o * inner, 0), min(stop - o * inner, inner)
-            shift = o * inner - start
-            for i in range(length):
-                for x in range(low, high):
-                    target[o, i, x] = lines[i, shift + x]
+    """Filter flat (outer, length, inner) along the middle."""
+    for o in range(outer):
+        for start in range(0, inner, _BLOCK):
+            width = min(_BLOCK, inner - start)
+            first = o * length * inner + start
+            causal = np.empty((length, width))
+            _recurse(source, first, inner, width, n, d, bn, causal)
+            _recurse_back(source, first, inner, causal, m, d, bm, target)
 
 
 @compiled
-def _recurse(lines: Floats, n: Floats, m: Floats, d: Floats, bn: Floats, bm: Floats) -> None:
-    """Causal plus anticausal filter down the columns of (length, lines), in place.
+def _filter_rows(
+    source: npt.NDArray[Any], n: Floats, m: Floats, d: Floats, bn: Floats, bm: Floats, target: Singles
+) -> None:
+    """Filter each row of (rows, length)."""
+    rows, length = source.shape
+    for start in range(0, rows, _BLOCK):
+        width = min(_BLOCK, rows - start)
+        lines = np.empty(length * width)
+        to_columns(source, start, width, lines)
+        causal = np.empty((length, width))
+        result = np.empty(length * width, np.float32)
+        _recurse(lines, 0, width, width, n, d, bn, causal)
+        _recurse_back(lines, 0, width, causal, m, d, bm, result)
+        from_columns(result, width, target, start)
 
-    Before the first value and after the last, outputs are the border's value times the border's coefficients.
+
+@compiled
+def _recurse(
+    source: npt.NDArray[Any], first: int, pitch: int, width: int, n: Floats, d: Floats, bn: Floats, causal: Floats
+) -> None:
+    """The causal filter down `width` columns of a flat array; row i starts at `first` + i · `pitch`.
+
+    Outputs before the first are the first value times the border's coefficients.
     """
-    length, width = lines.shape
     n0, n1, n2, n3 = n[0], n[1], n[2], n[3]
-    causal = np.empty((length, width))
-    first = lines[0]
-    for i in range(length):
-        in0, in1, in2, in3 = lines[i], lines[max(i - 1, 0)], lines[max(i - 2, 0)], lines[max(i - 3, 0)]
-        out1, k1 = (causal[i - 1], d[0]) if i > 0 else (first, bn[0])
-        out2, k2 = (causal[i - 2], d[1]) if i > 1 else (first, bn[1])
-        out3, k3 = (causal[i - 3], d[2]) if i > 2 else (first, bn[2])
-        out4, k4 = (causal[i - 4], d[3]) if i > 3 else (first, bn[3])
+    border = np.empty(width)
+    for x in range(width):
+        border[x] = source[first + x]
+    # The three inputs before the present place, and room for the present one.
+    in0, in1, in2, in3 = border.copy(), border.copy(), border.copy(), border.copy()
+    for i in range(causal.shape[0]):
+        row = source[first + i * pitch : first + i * pitch + width]
+        for x in range(width):
+            in0[x] = row[x]
+        out1, k1 = (causal[i - 1], d[0]) if i > 0 else (border, bn[0])
+        out2, k2 = (causal[i - 2], d[1]) if i > 1 else (border, bn[1])
+        out3, k3 = (causal[i - 3], d[2]) if i > 2 else (border, bn[2])
+        out4, k4 = (causal[i - 4], d[3]) if i > 3 else (border, bn[3])
         out = causal[i]
         for x in range(width):
             forward = in0[x] * n0 + in1[x] * n1 + in2[x] * n2 + in3[x] * n3
             out[x] = forward - (out1[x] * k1 + out2[x] * k2 + out3[x] * k3 + out4[x] * k4)
-    _recurse_back(lines, causal, m, d, bm)
+        in3, in2, in1, in0 = in2, in1, in0, in3
 
 
 @compiled
-def _recurse_back(lines: Floats, causal: Floats, m: Floats, d: Floats, bm: Floats) -> None:
-    """The anticausal filter; `lines` are replaced by its sum with `causal`."""
-    length, width = lines.shape
+def _recurse_back(
+    source: npt.NDArray[Any],
+    first: int,
+    pitch: int,
+    causal: Floats,
+    m: Floats,
+    d: Floats,
+    bm: Floats,
+    target: Singles,
+) -> None:
+    """The anticausal filter, and its sum with `causal` into a flat `target` laid out as `source`."""
+    length, width = causal.shape
     m1, m2, m3, m4 = m[0], m[1], m[2], m[3]
     k1, k2, k3, k4 = bm[0], bm[1], bm[2], bm[3]
-    # The four inputs and the four outputs after the present place.
-    in1 = lines[length - 1].copy()
-    in2, in3, in4 = in1.copy(), in1.copy(), in1.copy()
-    out1, out2, out3, out4 = in1.copy(), in1.copy(), in1.copy(), in1.copy()
-    out0 = np.empty(width)
+    last = first + (length - 1) * pitch
+    out1 = np.empty(width)
+    for x in range(width):
+        out1[x] = source[last + x]
+    # The four outputs after the present place, and room for the present one.
+    out2, out3, out4, out0 = out1.copy(), out1.copy(), out1.copy(), out1.copy()
     for i in range(length - 1, -1, -1):
-        here, forward = lines[i], causal[i]
+        at0 = first + i * pitch
+        at1, at2 = min(at0 + pitch, last), min(at0 + 2 * pitch, last)
+        at3, at4 = min(at0 + 3 * pitch, last), min(at0 + 4 * pitch, last)
+        in1, in2 = source[at1 : at1 + width], source[at2 : at2 + width]
+        in3, in4 = source[at3 : at3 + width], source[at4 : at4 + width]
         for x in range(width):
             after = in1[x] * m1 + in2[x] * m2 + in3[x] * m3 + in4[x] * m4
             out0[x] = after - (out1[x] * k1 + out2[x] * k2 + out3[x] * k3 + out4[x] * k4)
-        in4, in3, in2, in1 = in3, in2, in1, in4
+        forward, out = causal[i], target[at0 : at0 + width]
         for x in range(width):
-            in1[x] = here[x]
-            here[x] = forward[x] + out0[x]
+            out[x] = forward[x] + out0[x]
         out4, out3, out2, out1, out0 = out3, out2, out1, out0, out4
         # Outputs beyond the border are the border's value until real ones have moved up.
         k1 = d[0]

@@ -156,10 +156,10 @@ class _Rescaled:
     scale: float
 
     def __call__(self, image: Array) -> Array:
-        values = (image.astype(np.float64) - self.mean) * (1.0 / self.deviation)
-        if self.outliers is not None:
-            values = np.clip(values, -self.outliers, self.outliers)
-        return np.asarray(values * self.scale)
+        values = np.array(image, np.float64, order="C")
+        limit = np.inf if self.outliers is None else float(self.outliers)
+        _rescale(values.ravel(), self.mean, 1.0 / self.deviation, limit, float(self.scale))
+        return values
 
 
 def _normalisation(image: Array, settings: Mapping[str, Any]) -> _Unchanged | _Rescaled:
@@ -182,10 +182,16 @@ def _normalisation(image: Array, settings: Mapping[str, Any]) -> _Unchanged | _R
 
 
 @compiled
+def _rescale(values: npt.NDArray[np.float64], mean: float, factor: float, limit: float, scale: float) -> None:
+    for i in range(len(values)):
+        values[i] = min(max((values[i] - mean) * factor, -limit), limit) * scale
+
+
+@compiled
 def _integer_sums(values: Array) -> tuple[int, int]:
     total, squares = 0, 0
-    for value in values:
-        whole = np.int64(value)
+    for i in range(len(values)):
+        whole = np.int64(values[i])
         total += whole
         squares += whole * whole
     return total, squares
@@ -229,7 +235,8 @@ def _interpolated(region: Region, rescale: _Unchanged | _Rescaled, interpolator:
     shape = region.image.shape
     if interpolator == "sitkBSpline" and all(size == 1 or size >= resample.MIN_SIZE for size in shape):
         box = resample.needed(grid, shape)
-        return resample.cubic(rescale(region.image[box]), box, shape, grid)
+        part = rescale(region.image[box])
+        return resample.cubic(np.array(part, np.float64, order="C"), box, shape, grid, part.dtype)
     return resample.by_itk(rescale(region.image), region.spacing_mm, interpolator, grid)
 
 

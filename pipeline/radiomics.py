@@ -29,7 +29,7 @@ import zarr
 
 from ..errors import ConfigError, Problem, StoreError
 from ..stores import arrays, tables
-from ..stores.specs import BAG_PIXELS, BAGS, LESION_INTENSITY, LESION_MASK, LESIONS, OMICS
+from ..stores.specs import BAG_PIXELS, BAGS, LESION_INTENSITY, LESION_MASK, OMICS
 from .omics_presets import Parameters, bag_parameters, lesion_parameters
 from .stage import Item, Outcome, Stage, Upstream
 
@@ -203,11 +203,11 @@ class RadiomicsStage(Stage):
         if cohort.ct_studies:
             lesion = lesion_parameters(settings.radiomics)
             for study in cohort.ct_studies:
-                items.append(self._item(f"ct-{study.ct}", "rois", ("volumes.zarr", "lesions.parquet"), lesion, {}))
+                items.append(self._item(f"ct-{study.ct}", "rois", ("volumes.zarr",), lesion, {}))
         return items
 
     def _item(
-        self, item: str, stage: str, parts: tuple[str, str], parameters: Parameters, more: Mapping[str, Any]
+        self, item: str, stage: str, parts: tuple[str, ...], parameters: Parameters, more: Mapping[str, Any]
     ) -> Item:
         """An item that carries its parameters, so that a file that changes later changes no item half way."""
         return Item(
@@ -242,10 +242,10 @@ class RadiomicsStage(Stage):
 
         A bag or lesion without features is a row of NaN with its reason; the item as a whole is fine.
         """
-        pixels, table = (store.part(source.stage, source.item, source.part) for source in item.upstream)
+        parts = [store.part(source.stage, source.item, source.part) for source in item.upstream]
         kind: Kind = "bag" if item.upstream[0].stage == "tiles" else "lesion"
         job = RegionJob(item.item, kind, item.payload, settings.radiomics)
-        rows = list(job.bags(pixels, table) if kind == "bag" else job.lesions(pixels, table))
+        rows = list(job.bags(*parts) if kind == "bag" else job.lesions(*parts))
         values = np.array([row.values for row in rows]).reshape(len(rows), len(job.names))
         heads = [row.head() for row in rows]
         tables.write_feature_table(out / "features.parquet", heads, values, OMICS, names=job.names)
@@ -308,21 +308,22 @@ class RegionJob:
             reason, values = self._features(str(bag["bag"]), grey[None], None, BAG_SPACING)
             yield Row(bag["patient"], bag["slide"], str(bag["bag"]), reason, values)
 
-    def lesions(self, volumes: Path, table: Path) -> Iterator[Row]:
-        """One row a lesion of `volumes.zarr`, in the order of `lesions.parquet`."""
+    def lesions(self, volumes: Path) -> Iterator[Row]:
+        """One row a lesion of `volumes.zarr`, in its order."""
         root = arrays.open_group(volumes)
-        for number, lesion in enumerate(tables.read_rows(table, LESIONS)):
+        for number in range(len(list(root.group_keys()))):
             group = root.get(str(number))
             if not isinstance(group, zarr.Group):
                 raise StoreError(f"{self.item}: volume {number} is missing; extract rois again")
             image = np.asarray(arrays.open_array(group, LESION_INTENSITY)[:])
             mask = np.asarray(arrays.open_array(group, LESION_MASK)[:])
-            spacing: Any = group.attrs.get("spacing_mm")
-            if not isinstance(spacing, list | tuple) or len(spacing) != 3:
-                raise StoreError(f"{self.item}: volume {number} has spacing_mm = {spacing!r}; extract rois again")
-            x_mm, y_mm, z_mm = (float(size) for size in spacing)
-            reason, values = self._features(lesion["lesion"], image, mask, (x_mm, y_mm, z_mm))
-            yield Row(lesion["patient"], lesion["ct"], lesion["lesion"], reason, values)
+            missing = {"patient", "ct", "lesion", "spacing_mm"} - set(group.attrs)
+            if missing:
+                raise StoreError(f"{self.item}: volume {number} lacks {sorted(missing)}; extract rois again")
+            about: dict[str, Any] = dict(group.attrs)
+            x_mm, y_mm, z_mm = (float(size) for size in about["spacing_mm"])
+            reason, values = self._features(about["lesion"], image, mask, (x_mm, y_mm, z_mm))
+            yield Row(about["patient"], about["ct"], about["lesion"], reason, values)
 
     def _features(
         self,

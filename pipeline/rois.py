@@ -131,7 +131,8 @@ class Roi:
         mask = np.zeros(around.shape, dtype=np.uint8)
         mask[box.moved(_negative(around.low_zyx)).slices] = self.found.mask
         own = group.create_group(name)
-        own.attrs.update({"spacing_mm": list(volume.spacing_mm)})
+        ids = {"patient": self.study.patient, "ct": self.study.ct, "lesion": self.lesion.lesion}
+        own.attrs.update({**ids, "spacing_mm": list(volume.spacing_mm)})
         write_array(own, LESION_INTENSITY, volume.array[around.slices].astype(np.float32))
         write_array(own, LESION_MASK, mask)
 

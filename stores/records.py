@@ -1,8 +1,10 @@
 """The commit protocol: an item exists for readers when, and only when, its completion record does.
 
-An item is computed in a staging folder, flushed, moved into place, and only then gets its record, which names
-everything that the item depends on and the digest of each of its parts. A process killed at any line leaves at
-worst a staging folder, or a moved folder without a record; neither counts as done, and the next run sweeps both.
+An item is computed in a staging folder, flushed, moved to a folder of its own that nobody else ever writes, and only
+then gets its record, which names that folder, everything that the item depends on and the digest of each part. The
+record is written aside and renamed, so readers see the old content or the new, never a mixture, also when two
+processes commit one item at once. A process killed at any line leaves at worst a folder that no record names; it
+does not count as done, and a later run sweeps it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -20,14 +21,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
-
 from .. import __version__
 from ..errors import StoreError
+from .owners import new_owner_name, owner_state
 from .specs import FORMAT_VERSION
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_FOREIGN_STAGING_AGE_S = 86_400.0
+_FOREIGN_AGE_S = 7 * 86_400.0
+"""A leftover of another machine is swept when it is older; longer than any item takes."""
 
 
 def is_safe_id(text: str) -> bool:
@@ -76,6 +77,8 @@ class Record:
     parts: dict[str, str]
     summary: dict[str, Any]
     seconds: float
+    folder: str
+    bytes: int
     mumo_version: str = __version__
     format_version: int = FORMAT_VERSION
 
@@ -147,7 +150,7 @@ class Store:
             raise StoreError(f"{stage}/{item}: not in the store; run `mumo extract {stage}` first")
         if part not in record.parts:
             raise StoreError(f"{stage}/{item}: has no part {part!r}, only {sorted(record.parts)}")
-        return self._folder(stage, "items") / item / part
+        return self._folder(stage, "items") / item / record.folder / part
 
     def failures(self, stage: str) -> dict[str, Failure]:
         """Failures of a stage, by item."""
@@ -158,8 +161,7 @@ class Store:
         """A new, empty staging folder for an item, of this process alone."""
         if not is_safe_id(item):
             raise StoreError(f"{stage}/{item}: not a safe name (letters, digits, '.', '_', '-')")
-        name = f"{item}~{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
-        staging = self._folder(stage, "staging") / name
+        staging = self._folder(stage, "staging") / f"{item}~{new_owner_name()}"
         staging.mkdir(parents=True)
         return staging
 
@@ -176,41 +178,52 @@ class Store:
     ) -> Record:
         """Flush and digest what lies in `staging`, move it into place, then write the record, last."""
         parts = {entry.name: digest_part(entry) for entry in sorted(staging.iterdir())}
+        size = sum(file.stat().st_size for file in staging.rglob("*") if file.is_file())
         _flush(staging)
-        record = Record(stage, item, status, fingerprint(depends), depends, parts, summary, round(seconds, 3))
-        record_file = self._folder(stage, "records") / f"{item}.json"
-        target = self._folder(stage, "items") / item
-        record_file.parent.mkdir(parents=True, exist_ok=True)
+        old = self.record(stage, item)
+        target = self._folder(stage, "items") / item / new_owner_name()
         target.parent.mkdir(parents=True, exist_ok=True)
-        record_file.unlink(missing_ok=True)
-        if target.exists():
-            old = staging.with_name(f"{staging.name}~old")
-            target.rename(old)
-            shutil.rmtree(old)
         staging.rename(target)
         _fsync(target.parent)
+        _fsync(target.parent.parent)
+        mark = fingerprint(depends)
+        record = Record(
+            stage, item, status, mark, depends, parts, summary, round(seconds, 3), folder=target.name, bytes=size
+        )
+        record_file = self._folder(stage, "records") / f"{item}.json"
+        record_file.parent.mkdir(parents=True, exist_ok=True)
         _write_json(record_file, asdict(record))
         (self._folder(stage, "failures") / f"{item}.json").unlink(missing_ok=True)
+        if old is not None:
+            shutil.rmtree(target.with_name(old.folder), ignore_errors=True)
         return record
 
     def fail(self, failure: Failure) -> None:
         """Record that an item failed; what an earlier run stored for it stays away from readers."""
         folder = self._folder(failure.stage, "failures")
         folder.mkdir(parents=True, exist_ok=True)
+        old = self.record(failure.stage, failure.item)
         (self._folder(failure.stage, "records") / f"{failure.item}.json").unlink(missing_ok=True)
         _write_json(folder / f"{failure.item}.json", asdict(failure))
+        if old is not None:
+            shutil.rmtree(self._folder(failure.stage, "items") / failure.item / old.folder, ignore_errors=True)
 
     def sweep(self, stage: str) -> int:
-        """Remove what dead processes left: staging folders, and items without a record. Returns how many."""
+        """Remove what dead processes left, never what a living one works on. Returns how many folders."""
         swept = 0
         for folder in self._existing(stage, "staging"):
-            if _is_abandoned(folder):
+            if _is_abandoned(folder, folder.name.rpartition("~")[2]):
                 shutil.rmtree(folder, ignore_errors=True)
                 swept += 1
-        for folder in self._existing(stage, "items"):
-            if not (self._folder(stage, "records") / f"{folder.name}.json").exists():
-                shutil.rmtree(folder, ignore_errors=True)
-                swept += 1
+        for item in self._existing(stage, "items"):
+            record = self.record(stage, item.name)
+            for folder in item.iterdir():
+                # Looked at again at the end: another driver may have committed it in the meantime.
+                if (record is None or folder.name != record.folder) and _is_abandoned(folder, folder.name):
+                    now = self.record(stage, item.name)
+                    if now is None or folder.name != now.folder:
+                        shutil.rmtree(folder, ignore_errors=True)
+                        swept += 1
         return swept
 
     def digest(self, stages: Iterable[str]) -> str:
@@ -226,13 +239,14 @@ class Store:
         return sorted(folder.iterdir()) if folder.exists() else []
 
 
-def _is_abandoned(staging: Path) -> bool:
-    parts = staging.name.split("~")
-    if len(parts) < 4 or not parts[2].isdigit():
-        return True
-    if parts[1] == socket.gethostname():
-        return not psutil.pid_exists(int(parts[2]))
-    return time.time() - staging.stat().st_mtime > _FOREIGN_STAGING_AGE_S
+def _is_abandoned(folder: Path, owner: str) -> bool:
+    alive = owner_state(owner)
+    if alive is not None:
+        return not alive
+    try:
+        return time.time() - folder.stat().st_mtime > _FOREIGN_AGE_S
+    except FileNotFoundError:
+        return False
 
 
 def _record(file: Path) -> Record:
@@ -241,7 +255,10 @@ def _record(file: Path) -> Record:
         raise StoreError(
             f"{file.name}: record of format version {values.get('format_version')}, this mumo reads {FORMAT_VERSION}"
         )
-    return Record(**values)
+    try:
+        return Record(**values)
+    except TypeError as error:
+        raise StoreError(f"{file.name}: not a complete record ({error}); extract into a new store") from error
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -166,7 +166,8 @@ LESION_INTENSITY = ArraySpec(
     "intensity", "float32", ("z", "y", "x"), "HU", "intensities around one lesion", (None, None, None)
 )
 LESION_MASK = ArraySpec("mask", "uint8", ("z", "y", "x"), "", "1 inside the lesion", (None, None, None))
-"""In one Zarr group a lesion, `volumes.zarr/<row number in lesions.parquet>`; attribute `spacing_mm` (x, y, z)."""
+"""In one Zarr group a lesion, `volumes.zarr/<row number in lesions.parquet>`; attributes `patient`,
+`ct`, `lesion` and `spacing_mm` (x, y, z): radiomics reads nothing else, so that new windows do not touch it."""
 
 LESIONS = TableSpec(
     "lesions",

@@ -12,6 +12,7 @@ PyRadiomics adds 2⁻⁵² inside logarithms and to some divisors; so does this 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -94,9 +95,10 @@ def features(
         if table.shape == (1, 1, 0):
             undefined["MCC"] = 1.0
         return {name: undefined[name] for name in wanted}
-    values = _moment_features(table, levels)
+    by_direction = np.ascontiguousarray(table.transpose(2, 0, 1))
+    values = _moment_features(by_direction, levels)
     if _ENTROPIES.intersection(wanted):
-        values |= _information(table, bool(_MUTUAL.intersection(wanted)))
+        values |= _information(table, by_direction, bool(_MUTUAL.intersection(wanted)))
     if "MCC" in wanted:
         values["MCC"] = maximal_correlation(table)
     return {name: float(values[name]) for name in wanted}
@@ -121,17 +123,19 @@ def probabilities(pairs: Counts, offsets: Offsets, merging: Merging) -> Floats:
     return np.asarray(table / totals)
 
 
-def _moment_features(table: Floats, levels: Levels) -> dict[str, Any]:
+def _moment_features(by_direction: Floats, levels: Levels) -> dict[str, Any]:
     highest = levels.highest
-    directions = table.shape[2]
+    directions = len(by_direction)
     moments = np.zeros((directions, _MOMENTS))
     differences = np.zeros((directions, highest))
     sums = np.zeros((directions, 2 * highest + 1))
-    by_direction = np.ascontiguousarray(table.transpose(2, 0, 1))
     _accumulate(by_direction, levels.values.astype(np.float64), levels.values, moments, differences, sums)
     mean_i, var_i, var_j, covariance, tendency, shade, prominence, product, contrast, energy, peak = moments.T
     deviation = np.sqrt(var_i) * np.sqrt(var_j)
     correlation = np.where(deviation == 0, 1.0, covariance / (deviation + EPSILON))
+    k = np.arange(highest, dtype=np.float64)
+    weighted = differences @ _difference_weights(highest).T
+    average = weighted[:, 0]
     values = {
         "Autocorrelation": product,
         "ClusterProminence": prominence,
@@ -143,22 +147,27 @@ def _moment_features(table: Floats, levels: Levels) -> dict[str, Any]:
         "JointEnergy": energy,
         "MaximumProbability": peak,
         "SumSquares": var_i,
-    }
-    k = np.arange(highest, dtype=np.float64)
-    average = differences @ k
-    values |= {
         "DifferenceAverage": average,
         "DifferenceEntropy": entropy(differences),
         "DifferenceVariance": (differences * (k - average[:, None]) ** 2).sum(axis=1),
-        "Id": differences @ (1 / (1 + k)),
-        "Idm": differences @ (1 / (1 + k**2)),
-        "Idmn": differences @ (1 / (1 + k**2 / highest**2)),
-        "Idn": differences @ (1 / (1 + k / highest)),
-        "InverseVariance": differences[:, 1:] @ (1 / k[1:] ** 2),
+        "Id": weighted[:, 1],
+        "Idm": weighted[:, 2],
+        "Idmn": weighted[:, 3],
+        "Idn": weighted[:, 4],
+        "InverseVariance": weighted[:, 5],
         "SumAverage": sums @ np.arange(2 * highest + 1, dtype=np.float64),
         "SumEntropy": entropy(sums),
     }
-    return {name: value.mean() for name, value in values.items()}
+    return dict(zip(values, np.stack(list(values.values())).mean(axis=1).tolist(), strict=True))
+
+
+def _difference_weights(highest: int) -> Floats:
+    """Weights of |i − j| = 0, 1, …: DifferenceAverage, Id, Idm, Idmn, Idn, InverseVariance."""
+    k = np.arange(highest, dtype=np.float64)
+    squares = k**2
+    inverse = 1 / np.maximum(squares, 1)
+    inverse[0] = 0
+    return np.stack([k, 1 / (1 + k), 1 / (1 + squares), 1 / (1 + squares / highest**2), 1 / (1 + k / highest), inverse])
 
 
 def entropy(probabilities: Floats) -> Floats:
@@ -205,26 +214,56 @@ def _accumulate(
                 sums[n, whole[i] + whole[j]] += p
 
 
-def _information(table: Floats, mutual: bool) -> dict[str, Any]:
+def _information(table: Floats, by_direction: Floats, mutual: bool) -> dict[str, Any]:
     """Joint entropy and the two informational measures of correlation.
 
-    The second is 0 / 0 in all but rounding where levels are independent, so sums run over the same cells in the same
-    order as PyRadiomics': (K, K, n), zeros included.
+    `table` is (K, K, n), `by_direction` the same as (n, K, K).
     """
-    joint = -np.sum(table * np.log2(table + EPSILON), axis=(0, 1))
+    p_i, p_j = by_direction.sum(axis=2), by_direction.sum(axis=1)
+    joint, crossed = np.zeros(len(p_i)), np.zeros(len(p_i))
+    _entropies(by_direction, p_i, p_j, joint, crossed)
     if not mutual:
         return {"JointEntropy": joint.mean()}
-    p_i, p_j = table.sum(axis=1, keepdims=True), table.sum(axis=0, keepdims=True)
-    independent = p_i * p_j
-    logarithm = np.log2(independent + EPSILON)
-    crossed = -np.sum(table * logarithm, axis=(0, 1))
-    apart = -np.sum(independent * logarithm, axis=(0, 1))
-    largest = np.maximum(entropy(p_i[:, 0].T), entropy(p_j[0].T))
+    of_i, of_j = entropy(p_i), entropy(p_j)
+    largest = np.maximum(of_i, of_j)
     first = np.where(largest == 0, 0.0, (joint - crossed) / np.where(largest == 0, 1.0, largest))
+    information = of_i + of_j - joint
+    if information.min() > _CLEARLY_DEPENDENT:
+        second = np.sqrt(1 - np.exp(-2 * information))
+    else:
+        second = _second_measure(table)
+    return {"JointEntropy": joint.mean(), "Imc1": first.mean(), "Imc2": _mean_of_defined(second)}
+
+
+_CLEARLY_DEPENDENT = 1e-4
+"""Mutual information, in bits, from which rounding errors of sums no longer show in its root."""
+
+
+@compiled
+def _entropies(by_direction: Floats, p_i: Floats, p_j: Floats, joint: Floats, crossed: Floats) -> None:
+    """−Σ p log₂(p + ε) and −Σ p log₂(pᵢ pⱼ + ε) of each direction, over cells that are not 0."""
+    for n in range(by_direction.shape[0]):
+        for i in range(by_direction.shape[1]):
+            for j in range(by_direction.shape[2]):
+                p = by_direction[n, i, j]
+                if p > 0:
+                    joint[n] -= p * math.log2(p + EPSILON)
+                    crossed[n] -= p * math.log2(p_i[n, i] * p_j[n, j] + EPSILON)
+
+
+def _second_measure(table: Floats) -> npt.NDArray[Any]:
+    """Imc2 of each direction of (K, K, n).
+
+    Where levels are independent it is the root of rounding errors, so sums run over the same cells in the same order as
+    PyRadiomics', zeros included.
+    """
+    joint = -np.sum(table * np.log2(table + EPSILON), axis=(0, 1))
+    independent = table.sum(axis=1, keepdims=True) * table.sum(axis=0, keepdims=True)
+    apart = -np.sum(independent * np.log2(independent + EPSILON), axis=(0, 1))
     with np.errstate(invalid="ignore"):
         second = (1 - np.e ** (-2 * (apart - joint))) ** 0.5
     second[apart == joint] = 0
-    return {"JointEntropy": joint.mean(), "Imc1": first.mean(), "Imc2": _mean_of_defined(second)}
+    return np.asarray(second)
 
 
 def _mean_of_defined(values: npt.NDArray[Any]) -> Any:

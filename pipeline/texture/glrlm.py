@@ -71,7 +71,8 @@ def features(
     by_length = table.sum(axis=1)
     used = np.flatnonzero(by_length.any(axis=0))
     values = _values(table[:, :, used], by_length[:, used], levels.values.astype(np.float64), used + 1.0)
-    return {name: float(values[name].mean()) for name in wanted}
+    means = dict(zip(values, np.stack(list(values.values())).mean(axis=1).tolist(), strict=True))
+    return {name: means[name] for name in wanted}
 
 
 def _values(
@@ -86,27 +87,29 @@ def _values(
     level_square, length_square = level**2, length**2
     p_level, p_length = by_level / number[:, None], by_length / number[:, None]
     mean_level, mean_length = p_level @ level, p_length @ length
-    p = table / number[:, None, None]
-    logarithm = np.log2(p + EPSILON, where=p > 0, out=np.zeros_like(p))
-
-    def both(of_level: npt.NDArray[np.float64], of_length: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
-        return np.asarray((table @ of_length) @ of_level / number)
-
+    p = table[table > 0]
+    direction = np.nonzero(table)[0]
+    p = p / number[direction]
+    entropies = -np.bincount(direction, p * np.log2(p + EPSILON), len(table))
+    # (n, 2, 2): levels squared or inversely squared, lengths likewise.
+    by_both = np.stack([level_square, 1 / level_square]) @ (table @ np.stack([length_square, 1 / length_square]).T)
+    by_both /= number[:, None, None]
+    squares_of_level, squares_of_length = (by_level**2).sum(axis=1), (by_length**2).sum(axis=1)
     return {
-        "GrayLevelNonUniformity": (by_level**2).sum(axis=1) / number,
-        "GrayLevelNonUniformityNormalized": (by_level**2).sum(axis=1) / number**2,
+        "GrayLevelNonUniformity": squares_of_level / number,
+        "GrayLevelNonUniformityNormalized": squares_of_level / number**2,
         "GrayLevelVariance": (p_level * (level - mean_level[:, None]) ** 2).sum(axis=1),
-        "HighGrayLevelRunEmphasis": by_level @ level_square / number,
-        "LongRunEmphasis": by_length @ length_square / number,
-        "LongRunHighGrayLevelEmphasis": both(level_square, length_square),
-        "LongRunLowGrayLevelEmphasis": both(1 / level_square, length_square),
-        "LowGrayLevelRunEmphasis": by_level @ (1 / level_square) / number,
-        "RunEntropy": -(p * logarithm).sum(axis=(1, 2)),
-        "RunLengthNonUniformity": (by_length**2).sum(axis=1) / number,
-        "RunLengthNonUniformityNormalized": (by_length**2).sum(axis=1) / number**2,
+        "HighGrayLevelRunEmphasis": p_level @ level_square,
+        "LongRunEmphasis": p_length @ length_square,
+        "LongRunHighGrayLevelEmphasis": by_both[:, 0, 0],
+        "LongRunLowGrayLevelEmphasis": by_both[:, 1, 0],
+        "LowGrayLevelRunEmphasis": p_level @ (1 / level_square),
+        "RunEntropy": entropies,
+        "RunLengthNonUniformity": squares_of_length / number,
+        "RunLengthNonUniformityNormalized": squares_of_length / number**2,
         "RunPercentage": number / (by_length @ length),
         "RunVariance": (p_length * (length - mean_length[:, None]) ** 2).sum(axis=1),
-        "ShortRunEmphasis": by_length @ (1 / length_square) / number,
-        "ShortRunHighGrayLevelEmphasis": both(level_square, 1 / length_square),
-        "ShortRunLowGrayLevelEmphasis": both(1 / level_square, 1 / length_square),
+        "ShortRunEmphasis": p_length @ (1 / length_square),
+        "ShortRunHighGrayLevelEmphasis": by_both[:, 0, 1],
+        "ShortRunLowGrayLevelEmphasis": by_both[:, 1, 1],
     }

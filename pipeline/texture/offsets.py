@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -21,19 +22,27 @@ def half_offsets(shape: tuple[int, ...], distances: Sequence[int], flat: bool) -
 
     The order is PyRadiomics': from (d, d, d) downwards.
     """
-    wanted = set(distances)
-    reach = max(wanted)
+    reach = max(distances)
+    z, y, x = (min(size, reach + 1) for size in shape)
+    return _half_offsets((z, y, x), tuple(distances), flat)
+
+
+@functools.lru_cache(maxsize=64)
+def _half_offsets(shape: tuple[int, int, int], distances: tuple[int, ...], flat: bool) -> Offsets:
+    reach = max(distances)
     steps = range(reach, -reach - 1, -1)
-    return np.array(
+    offsets = np.array(
         [
             offset
             for offset in itertools.product((0,) if flat else steps, steps, steps)
             if offset > (0, 0, 0)
-            and max(map(abs, offset)) in wanted
+            and max(map(abs, offset)) in distances
             and all(abs(step) < size for step, size in zip(offset, shape, strict=True))
         ],
         dtype=np.int64,
     ).reshape(-1, 3)
+    offsets.flags.writeable = False  # shared by all callers
+    return offsets
 
 
 def weights(offsets: Offsets, spacing: tuple[float, ...], norm: str) -> npt.NDArray[np.float64]:

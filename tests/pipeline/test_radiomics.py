@@ -42,7 +42,7 @@ from mumo.pipeline.radiomics import (
 )
 from mumo.stores import arrays, tables
 from mumo.stores.records import Store
-from mumo.stores.specs import BAG_PIXELS, BAGS, LESION_INTENSITY, LESION_MASK, LESIONS, OMICS
+from mumo.stores.specs import BAG_PIXELS, BAGS, LESION_INTENSITY, LESION_MASK, OMICS
 
 PRESET = bag_parameters(RadiomicsSettings())
 CLASSES = ("firstorder", "glcm", "glrlm", "glszm", "gldm", "ngtdm")
@@ -498,28 +498,13 @@ def put_bags(store: Store, pixels: np.ndarray, rows: int | None = None) -> None:
 def put_lesions(store: Store, volumes: list[tuple[np.ndarray, np.ndarray, Any]]) -> None:
     staging = store.begin("rois", "ct-C1")
     root = arrays.create_group(staging / "volumes.zarr")
-    rows = []
     for number, (image, mask, spacing) in enumerate(volumes):
         group = root.create_group(str(number))
-        group.attrs.update({"spacing_mm": spacing})
+        group.attrs.update({"patient": "P2", "ct": "C1", "lesion": f"L{number}"})
+        if spacing is not None:
+            group.attrs["spacing_mm"] = spacing
         arrays.write_array(group, LESION_INTENSITY, image.astype(np.float32))
         arrays.write_array(group, LESION_MASK, mask.astype(np.uint8))
-        rows.append(
-            {
-                **dict.fromkeys(("area_mm2", "volume_mm3", "low_hu", "high_hu"), 1.0),
-                **dict.fromkeys(("ct", "centre"), "C1"),
-                "patient": "P2",
-                "lesion": f"L{number}",
-                "lesion_type": "liver",
-                "slice_z": 0,
-                "edge_slice": False,
-                "box_mm": [0.0] * 6,
-                "spacing_mm": [1.0] * 3,
-                "mask_source": "given",
-                "window_level": "pair",
-            }
-        )
-    tables.write_table(staging / "lesions.parquet", rows, LESIONS)
     store.commit("rois", "ct-C1", staging, depends={}, status="ok", summary={}, seconds=0)
 
 
@@ -606,7 +591,7 @@ def test_radiomics_stage__refuses_bags_that_do_not_match_their_table(store: Stor
 
 def test_radiomics_stage__refuses_a_volume_without_spacing(store: Store, out: Path) -> None:
     put_lesions(store, [(textured((2, 8, 8)), ball((2, 8, 8)), None)])
-    with pytest.raises(StoreError, match="ct-C1: volume 0 has spacing_mm = None"):
+    with pytest.raises(StoreError, match="ct-C1: volume 0 lacks ..spacing_mm"):
         run_stage(store, out, studies=("C1",))
 
 
@@ -666,7 +651,6 @@ def test_radiomics_stage__plans_what_it_reads(store: Store) -> None:
         "tiles/slide-S1/pixels.zarr",
         "tiles/slide-S1/bags.parquet",
         "rois/ct-C1/volumes.zarr",
-        "rois/ct-C1/lesions.parquet",
     ]
 
 
