@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from .errors import Problem
     from .pipeline.extract import StageReport
     from .pipeline.planning import Planned
+    from .stores.records import Store
 
 DONE, WRONG, SOME_FAILED = 0, 2, 3
 SHOWN_WARNINGS = 5
 """How many warnings of a stage are printed; all are in the store."""
+SHOWN_REASONS = 20
+"""How many reasons for each state of a stage are printed."""
 
 app = typer.Typer(
     name="mumo",
@@ -44,6 +47,7 @@ DataFolder = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what was killed; finished trainings are kept.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 ExtractDevice = Annotated[
     str | None, typer.Option("--device", help="auto, cpu or cuda. Default: the setting run.device.")
@@ -145,14 +149,23 @@ def extract(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try again what failed although nothing has changed.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and why; write nothing.")] = False,
+    max_failures: Annotated[
+        str, typer.Option(metavar="N|P%", help="Start nothing more when more than N items, or P% of a stage, failed.")
+    ] = "",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Allow a scheduler on another machine without TLS.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, why, and what it takes; write nothing.")
+    ] = False,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
     """Compute features: one stage, or all. Resumes: what is done and up to date is not computed again.
 
-    Reads the cohort and, for later stages, the store; writes STORE/STAGE. Returns 0 when everything is there,
-    2 when the call or the cohort is wrong, 3 when some items failed; those are listed.
+    Reads the cohort and, for later stages, the store; writes STORE/STAGE, and an account of the run (items, failures,
+    settings, versions, a summary) in STORE/runs. Returns 0 when everything is there, 2 when the call or the cohort is
+    wrong, 3 when some items failed; those are listed.
     """
     _set_up_logging(verbose)
     from .config import load_settings
@@ -165,14 +178,17 @@ def extract(
     from .terminal import progress_bars
 
     settings = load_settings(config, [*(assignments or ()), *([f"run.device={device}"] if device else [])])
-    choice = Choice(stage_names(stage), tuple(only or ()), force, retry_failed)
+    choice = Choice(stage_names(stage), tuple(only or ()), force, retry_failed, max_failures)
     loaded = load_cohort(cohort, data, settings.clinical)
     if dry_run:
         existing = Store.open(store) if (store / "store.json").exists() else None
-        _print_plan(plan_extract(loaded, existing, settings, choice), as_json)
+        plan = plan_extract(loaded, existing, settings, choice)
+        _print_plan(plan, as_json)
+        _print_estimates(existing, store, plan, quiet=as_json)
         return
     _print_problems(loaded.warnings)
-    with make_executor(_workers(workers), scheduler, settings) as executor, progress_bars() as bars:
+    with make_executor(_workers(workers), scheduler, settings, insecure=insecure) as executor, progress_bars() as bars:
+        typer.echo(f"running on {executor.where}", err=True)
         reports = run_extract(loaded, Store.create(store), settings, choice, executor, bars)
     _print_reports(reports, as_json)
     raise typer.Exit(_exit_code(reports))
@@ -184,13 +200,25 @@ def status(
     digest: Annotated[
         bool, typer.Option("--digest", help="Also print a digest: equal for stores of equal content.")
     ] = False,
+    cohort: Annotated[
+        Path | None,
+        typer.Option("--cohort", metavar="FILE", help="Also compare with this cohort: what is to do, stale, and why."),
+    ] = None,
+    data: DataFolder = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a store holds: items done and failed a stage, and sizes. Reads the store, writes nothing."""
+    """Say what a store holds: items done and failed a stage, and sizes; with a cohort, also what is to do or stale.
+
+    Reads the store and, when named, the cohort; writes nothing. Returns 0.
+    """
     from .stores.records import Store
     from .stores.status import store_status
 
     result = store_status(Store.open(store), with_digest=digest)
+    if cohort is not None:
+        result["cohort"] = _compare(store, cohort, data, config, assignments)
     if as_json:
         typer.echo(json.dumps(result))
         return
@@ -200,6 +228,16 @@ def status(
     for name, row in result["stages"].items():
         for item, reason in row["failures"].items():
             typer.echo(f"failed: {name}/{item}: {reason}")
+    for method, row in result["dice"].items():
+        typer.echo(
+            f"masks by {method} against given ones: Dice {row['median']:.2f} (median), {row['lowest']:.2f} (lowest), "
+            f"{row['lesions']} lesions"
+        )
+    for name, states in result.get("cohort", {}).items():
+        typer.echo(f"{name}: " + ", ".join(f"{row['items']} {state}" for state, row in states.items()))
+        for state, row in states.items():
+            for reason, items in list(row["reasons"].items())[:SHOWN_REASONS]:
+                typer.echo(f"  {state}: {items} because of {reason}")
     if digest:
         typer.echo(f"digest: {result['digest']}")
 
@@ -211,25 +249,101 @@ def fit(
     config: ConfigFile = None,
     assignments: Assignments = None,
     device: Device = "auto",
+    folds: Annotated[
+        int, typer.Option(help="Stratified folds: each patient is predicted by models that have not seen it.")
+    ] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings a fold, whose predictions are averaged.")] = 1,
+    leave_one_centre_out: Annotated[bool, typer.Option("--leave-one-centre-out", help="One fold a centre.")] = False,
+    workers: Workers = None,
+    resume: Resume = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is already there.")] = False,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train MuMo on a store.
+    """Train MuMo on a store: once, or many times with --folds and --seeds.
 
     Reads STORE; writes the packed features into it once, and everything about the run into RUN: weights, settings,
-    split, log, predictions, metrics. Returns 0, or 2 when the store cannot be trained on.
+    split, log, predictions, metrics, a model card. With folds, RUN/members holds a run each, and RUN the predictions
+    of all patients out of fold with their metrics and the spread between seeds and folds. Returns 0, or 2 when the
+    store cannot be trained on.
     """
     _set_up_logging(verbose)
     from .config import load_settings
+    from .fusion.crossfit import fit_folds
     from .fusion.train import fit as run_fit
-    from .terminal import epoch_bar
+    from .terminal import epoch_bar, member_bar
 
     settings = load_settings(config, assignments or ())
-    with epoch_bar() as bar:
-        metrics = run_fit(store, run, settings, device=device, force=force, progress=bar)
+    if folds or seeds > 1 or leave_one_centre_out:
+        with member_bar() as said:
+            metrics = fit_folds(
+                store, run, settings, folds=folds, seeds=seeds, by_centre=leave_one_centre_out, device=device,
+                workers=workers, force=force, resume=resume, done=said,
+            )  # fmt: skip
+    else:
+        with epoch_bar() as bar:
+            metrics = run_fit(store, run, settings, device=device, force=force, resume=resume, progress=bar)
     _print_metrics(metrics, as_json)
+    if "spread" in metrics and not as_json:
+        for what in ("seeds", "folds"):
+            found = metrics["spread"][what]
+            typer.echo(f"AUC of {what}: mean {found['mean']:.3f}, {found['low']:.3f} to {found['high']:.3f}")
     typer.echo(f"run: {run}", err=as_json)
+
+
+@app.command()
+def ablate(
+    store: StoreFolder,
+    run: RunFolder,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    device: Device = "auto",
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this ablation and the full model; may be repeated.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each, whose predictions are averaged.")] = 1,
+    workers: Workers = None,
+    resume: Resume = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is already there.")] = False,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train the paper's ablations on one split, and print what each part of the model adds.
+
+    Reads STORE; writes RUN/ablations.parquet and RUN/ablations.json, and the run of each training into RUN/members.
+    Returns 0, or 2 when the store cannot be trained on.
+    """
+    _set_up_logging(verbose)
+    from .config import load_settings
+    from .fusion.ablate import ablate as run_ablate
+    from .fusion.ablate import table_lines
+    from .terminal import member_bar
+
+    settings = load_settings(config, assignments or ())
+    with member_bar() as said:
+        table = run_ablate(
+            store, run, settings, names=only or (), seeds=seeds, device=device, workers=workers, force=force,
+            resume=resume, done=said,
+        )  # fmt: skip
+    typer.echo((run / "ablations.json").read_text(encoding="utf-8") if as_json else "\n".join(table_lines(table)))
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="ONNX file to write.")],
+    verbose: Verbose = False,
+) -> None:
+    """Export a trained model as ONNX, for programs without PyTorch; needs the extra `onnx`.
+
+    Reads RUN; writes OUT, which predicts one patient from the features of a store. Returns 0, or 2 when RUN is not
+    finished.
+    """
+    _set_up_logging(verbose)
+    from .fusion.export import export_onnx
+
+    inputs = export_onnx(run, out)
+    typer.echo(f"{out}: inputs {', '.join(inputs)}")
 
 
 @app.command()
@@ -238,22 +352,80 @@ def predict(
     store: StoreFolder,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Parquet file to write.")],
     device: Device = "auto",
+    table: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FILE", help="Table of a further modality; may be repeated.")
+    ] = None,
+    allow_other_windows: Annotated[
+        bool, typer.Option("--allow-other-windows", help="Accept CT with other grey-level windows than in training.")
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Predict response and risk for the patients of a store.
 
-    Reads RUN and STORE; writes the table OUT, one row a patient. Returns 0, or 2 when the store does not fit the run.
+    Reads RUN and STORE; writes the table OUT, one row a patient. Of a RUN over folds, its members are averaged.
+    Returns 0, or 2 when the store does not fit the run.
     """
     _set_up_logging(verbose)
     from .fusion.predict import predict as run_predict
 
-    rows = run_predict(run, store, out, device=device)
+    tables = {name: Path(file) for name, _, file in (entry.partition("=") for entry in table or ())}
+    rows = run_predict(run, store, out, device=device, tables=tables, allow_other_windows=allow_other_windows)
     typer.echo(f"{len(rows)} patients: {out}")
 
 
 @app.command()
+def baselines(
+    store: StoreFolder,
+    run: RunFolder,
+    verbose: Verbose = False,
+) -> None:
+    """Train simpler predictors on a run's split and compare them with its model.
+
+    Logistic regression and gradient boosting on codes and pooled features, attention pooling on each modality, late
+    fusion. Reads STORE and a finished RUN; writes RUN/baselines: predictions of each and comparison.csv, with paired
+    DeLong tests. Returns 0, or 2 when the run is not complete or of another store.
+    """
+    _set_up_logging(verbose)
+    from .fusion.baselines import baselines as run_baselines
+
+    table = run_baselines(store, run, said=lambda name: typer.echo(f"{name} …", err=True))
+    held_out = table[table["part"] == table["part"].iloc[0]]
+    typer.echo(f"AUC of the {held_out['part'].iloc[0]} patients, and p of its difference to mumo's:")
+    for row in held_out.itertuples():
+        p = "" if row.p != row.p else f"p = {row.p:.2g}"  # the model's own row has none
+        typer.echo(f"{row.predictor:<18} {row.auc:.3f} ({row.auc_low:.3f}–{row.auc_high:.3f})  {p}")
+    typer.echo(f"baselines: {run / 'baselines'}")
+
+
+@app.command()
+def readers(
+    run: RunFolder,
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="CSV with columns patient, reader, and call or score.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; RUN/readers shows in the report.")],
+    verbose: Verbose = False,
+) -> None:
+    """Compare human readers with a run's model on its held-out patients.
+
+    Reads a finished RUN and TABLE (a row a patient and reader); writes OUT/readers.csv, readers.json and roc.svg:
+    points on the ROC curve, McNemar and paired DeLong tests, Levene's test on bootstrap spreads. Returns 0, or 2 when
+    the table cannot be used.
+    """
+    _set_up_logging(verbose)
+    from .fusion.readers import compare_readers
+    from .terminal import format_interval
+
+    for row in compare_readers(run, table, out):
+        p = row["delong"]["p"]
+        shown = f"AUC {format_interval(row['auc'])}, model {format_interval(row['model_auc'])}"
+        typer.echo(f"{row['reader']}: {row['patients']} patients, {shown}" + ("" if p is None else f", p = {p:.2g}"))
+    typer.echo(f"readers: {out}")
+
+
+@app.command()
 def report(run: RunFolder, verbose: Verbose = False) -> None:
-    """Write RUN/report.html, one page that needs no network: ROC, Kaplan–Meier, learning curves, every patient.
+    """Write RUN/report.html, one page that needs no network, and its figures and their numbers into RUN/report.
 
     Reads the folder of a run. Returns 0, or 2 when the run is not complete.
     """
@@ -261,6 +433,22 @@ def report(run: RunFolder, verbose: Verbose = False) -> None:
     from .fusion.report import write_report
 
     typer.echo(f"report: {write_report(run)}")
+
+
+@app.command("export-bags")
+def export_bags(
+    store: StoreFolder,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist or be empty.")],
+) -> None:
+    """Write the bags of every slide as annotations, to look at over the slide.
+
+    Reads STORE; writes OUT/slide-ID.geojson for QuPath and OUT/slide-ID.xml for ASAP. Returns 0, or 2 when OUT is not
+    empty.
+    """
+    from .pipeline.export import export_bags as run_export
+    from .stores.records import Store
+
+    typer.echo(f"{len(run_export(Store.open(store), out))} files: {out}")
 
 
 def _set_up_logging(verbose: bool) -> None:
@@ -298,6 +486,58 @@ def _print_plan(plan: list[Planned], as_json: bool) -> None:
     typer.echo(", ".join(f"{states.count(s)} {s}" for s in ("done", "new", "stale", "failed", "waiting")))
 
 
+def _print_estimates(existing: Store | None, store: Path, plan: list[Planned], *, quiet: bool) -> None:
+    """What is to do takes so much; raises StoreError when the disk has no room for it."""
+    from .pipeline.estimates import check_room, estimate
+
+    estimates = estimate(existing, plan)
+    for e in () if quiet else estimates:
+        if e.bytes == e.bytes:  # not NaN
+            size, hours = f"{e.bytes / 1e9:.3g} GB", f"{e.seconds / 3600:.3g} h of one process"
+            typer.echo(f"{e.stage}: {e.items} items, about {size} and {hours}, as the items already done")
+        else:
+            typer.echo(f"{e.stage}: {e.items} items; nothing of the kind is done yet, so their size is not known")
+    check_room(store, estimates)
+
+
+def _compare(
+    store: Path, cohort: Path, data: Path | None, config: Path | None, assignments: list[str] | None
+) -> dict[str, Any]:
+    """Stage → state → number of items and reasons with their numbers, of a store against a cohort."""
+    from collections import Counter
+
+    from .config import load_settings
+    from .pipeline.cohort import load_cohort
+    from .pipeline.extract import Choice, plan_extract
+    from .stores.records import Store
+    from .stores.specs import STAGES
+
+    settings = load_settings(config, assignments or ())
+    loaded = load_cohort(cohort, data, settings.clinical)
+    plan = plan_extract(loaded, Store.open(store), settings, Choice(STAGES))
+    names = {"new": "to do"}
+    result: dict[str, Any] = {}
+    for stage in STAGES:
+        rows = [p for p in plan if p.item.stage == stage]
+        result[stage] = {
+            names.get(state, state): {
+                "items": sum(p.state == state for p in rows),
+                "reasons": dict(
+                    Counter(
+                        _kind_of_reason(reason) for p in rows if p.state == state for reason in p.reasons
+                    ).most_common()
+                ),
+            }
+            for state in ("done", "new", "stale", "failed", "waiting")
+        }
+    return result
+
+
+def _kind_of_reason(reason: str) -> str:
+    """Reasons that name a single item upstream count as one for its stage."""
+    return reason.partition("/")[0] if reason.startswith("after ") else reason
+
+
 def _print_reports(reports: list[StageReport], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps([{**vars(r), "complete": r.complete} for r in reports]))
@@ -305,7 +545,7 @@ def _print_reports(reports: list[StageReport], as_json: bool) -> None:
     for r in reports:
         typer.echo(
             f"{r.stage}: {r.planned} items: {r.ok} computed, {r.up_to_date} already done, {r.empty} empty, "
-            f"{len(r.failed)} failed, {len(r.waiting)} waiting"
+            f"{len(r.failed)} failed, {len(r.waiting)} waiting" + (f", {len(r.left)} not started" if r.left else "")
         )
     for r in reports:
         warnings = [f"warning: {r.stage}/{item}: {text}" for item, texts in r.warnings.items() for text in texts]

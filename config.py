@@ -56,6 +56,12 @@ class TissueSettings(Section):
     """Connected pieces of tissue smaller than this are dropped, and holes smaller than this are filled."""
     min_brightness: Fraction = 0.15
     """Pixels with less brightness (HSV value) are no tissue: scanner black, ink, where saturation means nothing."""
+    max_ink_saturation: Fraction = 0.5
+    """More saturated pixels whose green exceeds their red are ink of a pen (blue, green), not tissue: no histological
+    stain is both; red and brown ink cannot be told from stains."""
+    fold_contrast: PositiveFloat = 4.0
+    """Tissue whose saturation minus brightness exceeds the median of all tissue by this many robust standard
+    deviations is folded over itself, and dropped."""
     max_white_saturation: Fraction = 0.3
     """White balance takes a light that is more saturated than this for tissue, and leaves such a slide as it is."""
     max_thumbnail_px: PositiveInt = 12_000_000
@@ -75,10 +81,18 @@ class ColourSettings(Section):
     """Standard deviation of L, a, b that normalised tissue gets."""
     target_image: Path | None = None
     """An image whose tissue gives the target's mean and standard deviation in place of the two settings above."""
+    target_slide: str | None = None
+    """Id of a slide of the cohort whose tissue gives the target, in place of the settings above."""
     sample_words: PositiveInt = 128
-    """Words, spread evenly over the slide's bags, that the statistics of scope `slide` are taken from."""
+    """Words, spread evenly over the slide's bags, that the statistics of a whole slide are taken from."""
     min_tissue_share: Fraction = 0.01
     """Bags with a smaller share of tissue pixels keep their colours; there is nothing to measure."""
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        if self.target_image is not None and self.target_slide is not None:
+            raise ValueError("target_image and target_slide cannot both be given")
+        return self
 
 
 class TilesSettings(Section):
@@ -108,11 +122,18 @@ class TilesSettings(Section):
     """An annotation file that is larger is refused before it is read."""
     max_annotation_vertices: PositiveInt = 1_000_000
     """An annotation file with more vertices is refused."""
+    max_label_pixels: PositiveInt = 80_000_000
+    """A label image with more pixels is refused before it is decoded."""
     region_step_px: PositiveInt = 8
     """Regions are looked up at one point in every square of this side, px at the working resolution; lowered to
     the next divisor of `word_px`."""
+    pixels: Literal["zstd", "jpeg", "none"] = "zstd"
+    """How pixels of bags are stored: `zstd` exactly, `jpeg` smaller but not exactly, `none` not at all: `embed` and
+    `radiomics` then read the slides again, and get exactly what `zstd` would have given."""
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
+    """Quality of pixels stored as `jpeg`."""
     zstd_level: Annotated[int, Field(ge=1, le=19)] = 1
-    """Compression level of the stored pixels; on scanned tissue higher ones take more time and save nothing."""
+    """Compression level of pixels stored as `zstd`; on scanned tissue higher ones take more time and save nothing."""
     tissue: TissueSettings = TissueSettings()
     colour: ColourSettings = ColourSettings()
 
@@ -130,6 +151,8 @@ class WindowsSettings(Section):
     """Percentile of the intensities inside the lesions that becomes the lower end of a window."""
     high_percentile: Annotated[float, Field(gt=50, le=100)] = 99.5
     """Percentile that becomes the upper end."""
+    weighting: Literal["voxels", "lesions"] = "voxels"
+    """Whether every voxel counts the same, so that large lesions dominate, or every lesion."""
     min_lesions: PositiveInt = 5
     """A (type, centre) pair with fewer lesions falls back to its type, a type with fewer to the whole cohort."""
     min_width_hu: PositiveFloat = 50.0
@@ -138,6 +161,39 @@ class WindowsSettings(Section):
     """A split (`split.csv` of a run): windows are fitted on its training patients only."""
     table: Path | None = None
     """A `windows.parquet` of another store, taken as it is for new patients; nothing is fitted then."""
+
+
+class SegmentationSettings(Section):
+    """A network of the user's that segments lesions inside boxes without a mask."""
+
+    network: Path | None = None
+    """TorchScript (`.pt`, `.ts`) or ONNX (`.onnx`, with `pip install mumo[onnx]`); none: threshold inside the box."""
+    sha256: str | None = None
+    """Expected SHA-256 of the file; TorchScript is a program and is refused without it."""
+    input_size: tuple[PositiveInt, PositiveInt] | tuple[PositiveInt, PositiveInt, PositiveInt] = (96, 96, 96)
+    """Voxels of a patch that the network takes: x, y for two dimensions, x, y, z for three."""
+    spacing_mm: tuple[PositiveFloat, PositiveFloat] | tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (1, 1, 1)
+    """Voxel size that it was trained at, as many numbers as `input_size`."""
+    clip_hu: tuple[float, float] = (-1000.0, 1000.0)
+    """Intensities are clipped to this range before they are normalised."""
+    mean: float = 0.0
+    """Subtracted from intensities, HU."""
+    std: PositiveFloat = 1.0
+    """What they are divided by then, HU."""
+    output: Literal["logits", "probabilities"] = "logits"
+    """What it returns; of logits, one class goes through a sigmoid, several through a softmax."""
+    channel: Annotated[int, Field(ge=0)] = 0
+    """Which class is the lesion."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Lowest probability of a lesion's voxels."""
+
+    @model_validator(mode="after")
+    def _same_dimensions(self) -> SegmentationSettings:
+        if len(self.input_size) != len(self.spacing_mm):
+            raise ValueError("input_size and spacing_mm need as many numbers as each other")
+        if self.clip_hu[0] >= self.clip_hu[1]:
+            raise ValueError("clip_hu needs a low end below its high end")
+        return self
 
 
 class RoisSettings(Section):
@@ -161,8 +217,11 @@ class RoisSettings(Section):
     """Margin around the lesion kept in the stored intensity volume (for filters of radiomics), mm."""
     fallback_threshold_hu: tuple[float, float] = (0.0, 200.0)
     """Range of intensities that the classical fallback mask keeps inside a box without a mask."""
+    segmentation: SegmentationSettings = SegmentationSettings()
     geometry_tolerance_mm: PositiveFloat = 0.01
-    """Largest difference of origin, spacing or corner between a volume and its mask."""
+    """Largest difference of origin, spacing or corner between a volume and a mask that is taken as it is."""
+    resample_tolerance_mm: Annotated[float, Field(ge=0)] = 0.5
+    """A mask of another grid is resampled to the volume's where all outer corners are within this distance."""
     slice_tolerance: Fraction = 0.1
     """Largest distance of a slice of a DICOM series from its place on an even, straight grid, in voxels."""
     max_voxels: PositiveInt = 1_000_000_000
@@ -187,13 +246,17 @@ class SlideOmicsSettings(Section):
 
     size_px: PositiveInt = 1024
     """Side of the grey bag that features are computed on, px; the bag is area-averaged down to it."""
-    grey: Literal["luma"] = "luma"
-    """Conversion to grey levels: `luma` = 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601)."""
+    grey: Literal["luma", "hematoxylin", "od"] = "luma"
+    """Conversion to grey levels: `luma` = 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601); `hematoxylin` = that stain after
+    colour deconvolution, `od` = mean optical density of R, G, B, both in hundredths of optical density."""
 
 
 class RadiomicsSettings(Section):
     """The `radiomics` stage: PyRadiomics features of bags and lesions."""
 
+    engine: Literal["fast", "pyradiomics"] = "fast"
+    """What computes them, with the same values: mumo's compiled kernels, or PyRadiomics. Parameters that the fast
+    engine does not cover are left to PyRadiomics, and the store says so."""
     preset: Literal["mumo-736"] = "mumo-736"
     """Built-in PyRadiomics parameters, used where no parameter file is given."""
     parameter_file: Path | None = None
@@ -231,10 +294,31 @@ class RunSettings(Section):
 
     item_timeout_s: PositiveFloat = 3600.0
     """An item that takes longer is stopped and recorded as failed."""
+    item_memory_mb: PositiveFloat | None = None
+    """An item whose process has more resident memory than this is stopped and recorded as failed; none: no limit."""
     max_attempts: PositiveInt = 3
-    """How often an item is tried when its error is an input/output error."""
+    """How often an item is tried when its error is an input/output error, or its process was ended from outside."""
+    retry_wait_s: PositiveFloat = 1.0
+    """Wait before the second attempt; doubled before each further one."""
+    source_hash: Literal["sample", "full", "stat"] = "sample"
+    """What tells that a large source is another: size and first, middle, last MiB; the whole file; or size and time of
+    change. Annotations, masks and tables are always hashed whole. Another choice makes what is stored stale."""
+    lease_expiry_s: PositiveFloat = 120.0
+    """Two runs on one store leave each other's items alone; those of a run that gives no sign for so long are free."""
     window: PositiveInt = 64
-    """How many items are handed to the executor ahead of the results."""
+    """How many items are handed to a cluster ahead of the results; at least two for each of its threads."""
+    embed_resource: str = ""
+    """Resource (for example `GPU`) that a Dask worker must have for items of `embed`; empty: any worker."""
+    worker_wait_s: PositiveFloat = 600.0
+    """A run on a cluster ends with an error when there was no worker that may take its items for so long."""
+    trusted_network: bool = False
+    """Whether a scheduler on another machine may be used without TLS; see SECURITY.md before you say yes."""
+    tls_ca_file: Path | None = None
+    """Certificate authority (PEM) for a `tls://` scheduler; none: what Dask's own configuration says."""
+    tls_cert: Path | None = None
+    """Certificate (PEM) that mumo shows to the scheduler."""
+    tls_key: Path | None = None
+    """Key (PEM) of that certificate."""
     threads: PositiveInt = 1
     """Threads of native libraries inside one worker process."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -267,8 +351,10 @@ class ModelSettings(Section):
     """Dropout of attention and feed-forward blocks."""
     pooling_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Dropout of the attention pooling's weights."""
-    modalities: tuple[Literal["pathology", "radiology"], ...] = ("pathology", "radiology")
-    """Imaging modalities that the model may use."""
+    modalities: tuple[str, ...] = ("pathology", "radiology")
+    """Modalities that the model may use: `pathology`, `radiology`, and names of `fit.tables`."""
+    classes: Annotated[int, Field(ge=2)] = 2
+    """Classes of response; class 0 is no response, all others count as response where there must be two."""
     intra_fusion: Literal["parallel", "omics-report", "report-omics"] = "parallel"
     """How omics and report tokens meet the imaging vector: at once (the paper's), or one after the other."""
     inter_fusion: Literal["full", "product", "sum", "concatenation"] = "full"
@@ -320,8 +406,25 @@ class FitSettings(Section):
     """Temperature of the contrastive loss."""
     auxiliary_weight: Annotated[float, Field(ge=0)] = 0.1
     """λ at the start of training; it fades as 1 − exp(−5 (1 − e/E)²)."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Step size over training: the same, or falling to zero along half a cosine."""
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    """Epochs over which the step size first rises in a straight line."""
+    class_weights: Literal["none", "balanced"] | tuple[PositiveFloat, ...] = "none"
+    """Weights of the classes in the response loss: none, one over their frequency in training, or given."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Numbers of the forward pass in training (autocast); float16 needs CUDA. Weights and losses stay float32."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Training stops after this many epochs without a new best one on validation; 0: never."""
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
+    """Shortest time between checkpoints that a killed training is resumed from; 0: after every epoch."""
     average_best: PositiveInt = 7
     """How many of the best epochs on validation are averaged into the final weights."""
+    tables: dict[str, Path] = {}
+    """Further modalities: name → a table (CSV or Parquet) with a column `patient` and numbers, one or more rows a
+    patient, for example gene expression. List the name in `model.modalities`, too."""
+    trackers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
+    """Where each epoch is logged besides history.jsonl; needs the packages of mumo's extra of that name."""
     bootstrap: PositiveInt = 2000
     """Bootstrap replicates for confidence intervals."""
     seed: int = 0

@@ -51,6 +51,17 @@ def item_bar(name: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
+@contextmanager
+def member_bar() -> Iterator[Callable[[int, int, str], None]]:
+    """Progress of many trainings, on stderr: called with how many are done, of how many, and the last one's name."""
+    if not sys.stderr.isatty():
+        yield lambda done, total, name: _say(f"fit: {done} of {total}: {name}")
+        return
+    with _rich_progress() as bars:
+        task = bars.add_task("fit", total=None)
+        yield lambda done, total, name: bars.update(task, completed=done, total=total, description=f"fit  {name}")
+
+
 def format_interval(estimate: dict[str, Any]) -> str:
     """`0.870 (95 % CI 0.750–0.960)` from a metric with value, low, high and reason."""
     if estimate["value"] is None:
@@ -66,15 +77,22 @@ def _rich_progress() -> Any:
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
+        Task,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
 
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> str:
+            return f"{task.speed:.3g}/s" if task.speed else ""
+
     return Progress(
         TextColumn("{task.description:<24}"),
         BarColumn(),
         MofNCompleteColumn(),
+        Rate(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
@@ -129,8 +147,12 @@ class _Lines:
         now = time.monotonic()
         if now - self._last > _LINE_EVERY_S:
             self._last = now
-            left = (now - self._began) / self._ended * (self._total - self._ended)
-            _say(f"{status.stage}: {self._ended} of {self._total}, {self._failed} failed, about {left:.0f} s left")
+            rate = self._ended / (now - self._began)
+            left = (self._total - self._ended) / rate
+            _say(
+                f"{status.stage}: {self._ended} of {self._total}, {rate:.3g} a second, "
+                f"{self._failed} failed, about {left:.0f} s left"
+            )
 
     def stage_ended(self, stage: str) -> None:
         """One line with the time, where there was something to do."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-BENCHMARKS = ("machinery",)
+BENCHMARKS = ("machinery", "rois", "chaos", "fit", "planted", "pathology", "radiomics")
 
 
 def main(names: list[str]) -> None:

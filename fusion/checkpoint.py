@@ -10,6 +10,8 @@
       scaler.safetensors   standardisation of omics features
       predictions.parquet  every patient, every part
       metrics.json
+      MODEL_CARD.md        what the model is, on whom it was trained, how well it did, what it is not for
+      checkpoint/          while training goes on: what it is resumed from (see `epochs.Checkpoint`)
 
 `run.json` says `running` from the start and `finished` at the very end, when everything else is there; only finished
 runs can be loaded.
@@ -20,11 +22,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -33,7 +36,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..config import FitSettings, ModelSettings
+from ..config import FitSettings, ModelSettings, Settings
 from ..errors import FitError
 from ..stores.packed import Codes
 from .dataset import Layout, ModalityLayout, OmicsScaler
@@ -50,9 +53,11 @@ _FILES = (
     "history.jsonl",
     "model.safetensors",
     "scaler.safetensors",
+    "clinical.parquet",
     "predictions.parquet",
     "metrics.json",
     "report.html",
+    "MODEL_CARD.md",
 )
 
 
@@ -90,7 +95,10 @@ def check_free(run: Path, *, force: bool = False) -> None:
         raise FitError(f"{run}: is a file; choose a folder for the run")
     status = _status(run)
     if status == "running":
-        raise FitError(f"{run}: holds a run that is going on or was killed; choose another folder, or use --force")
+        raise FitError(
+            f"{run}: holds a run that is going on or was killed; go on with --resume, "
+            "choose another folder, or use --force"
+        )
     if not status and any(run.iterdir()):
         raise FitError(f"{run}: is not empty and holds no run; choose another folder, or use --force")
 
@@ -99,9 +107,92 @@ def begin(run: Path, info: Mapping[str, Any], *, force: bool = False) -> None:
     """Take the folder for a new run: mark it as running, then remove what an earlier run left of its files."""
     check_free(run, force=force)
     run.mkdir(parents=True, exist_ok=True)
-    write_json(run / "run.json", {"run_version": RUN_VERSION, "status": "running", **info})
+    mark_running(run, info)
     for name in _FILES:
         (run / name).unlink(missing_ok=True)
+    shutil.rmtree(run / "checkpoint", ignore_errors=True)
+
+
+def check_resumable(
+    run: Path, info: Mapping[str, Any], settings: Settings, split: Split
+) -> Literal["new", "unfinished", "finished"]:
+    """What a folder holds that a run is to be resumed in: nothing, an unfinished run, or a finished one.
+
+    Raises:
+        FitError: the folder holds something else, or a run of another store, settings, or split.
+    """
+    if not run.exists() or not any(run.iterdir()):
+        return "new"
+    status = _status(run)
+    if not status:
+        raise FitError(f"{run}: holds no run to resume; choose another folder")
+    needed = ("config.json", "inputs.json", "split.csv", "scaler.safetensors")
+    if not all((run / name).exists() for name in needed):
+        return "new"  # killed before training began
+    found, config = _read_json(run / "run.json"), _read_json(run / "config.json")
+    differs = [name for name in ("store_digest", "tables") if found.get(name) != json_able(info[name])]
+    wanted = _config(settings.model, settings.fit)
+    differs += [
+        f"{section}.{name}"
+        for section, values in wanted.items()
+        for name, value in values.items()
+        if config.get(section, {}).get(name) != value
+    ]
+    if dict(read_split(run / "split.csv").parts) != dict(split.parts):
+        differs.append("split")
+    if differs:
+        raise FitError(
+            f"{run}: cannot be resumed, because these are not what it was started with: {', '.join(differs)}; "
+            "give what it was started with, or start again with --force"
+        )
+    return "finished" if status == "finished" else "unfinished"
+
+
+def check_same(run: Path, info: Mapping[str, Any], names: Iterable[str], *, resume: bool) -> None:
+    """Refuse to resume in a folder whose run.json has other values of `names`; a folder without one is fine."""
+    if not resume or not (run / "run.json").exists():
+        return
+    found = _read_json(run / "run.json")
+    differs = [name for name in names if found.get(name) != json_able(info[name])]
+    if differs:
+        raise FitError(
+            f"{run}: cannot be resumed, because these are not what it was started with: {', '.join(differs)}; "
+            "give what it was started with, or start again with --force"
+        )
+
+
+def read_metrics(run: Path) -> dict[str, Any]:
+    """What metrics.json says."""
+    return _read_json(run / "metrics.json")
+
+
+class History:
+    """history.jsonl: one line an epoch, on disk as soon as it is there."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __enter__(self) -> Self:
+        self._stream = self._file.open("a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def keep(self, epochs: int) -> None:
+        """Drop the lines after the first `epochs`: those that a checkpoint does not have."""
+        lines = self._file.read_text(encoding="utf-8").splitlines(keepends=True)[:epochs]
+        self._stream.truncate(sum(len(line.encode()) for line in lines))
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Write one line."""
+        self._stream.write(json.dumps(line, allow_nan=False) + "\n")
+        self._stream.flush()
+
+
+def mark_running(run: Path, info: Mapping[str, Any]) -> None:
+    """Mark the run as going on."""
+    write_json(run / "run.json", {"run_version": RUN_VERSION, "status": "running", **info})
 
 
 def finish(run: Path, info: Mapping[str, Any]) -> None:
@@ -158,9 +249,14 @@ def json_able(value: Any) -> Any:
 
 
 def save_config(run: Path, model: ModelSettings, fit: FitSettings) -> None:
-    """The settings that prediction needs. The path of a split file stays out: `split.csv` is the split."""
-    fit = fit.model_copy(update={"split": fit.split.model_copy(update={"file": None})})
-    write_json(run / "config.json", {"model": model.model_dump(mode="json"), "fit": fit.model_dump(mode="json")})
+    """The settings that prediction needs. Paths stay out: `split.csv` is the split, tables are named only."""
+    write_json(run / "config.json", _config(model, fit))
+
+
+def _config(model: ModelSettings, fit: FitSettings) -> dict[str, dict[str, Any]]:
+    split = fit.split.model_copy(update={"file": None})
+    fit = fit.model_copy(update={"split": split, "tables": {}})
+    return {"model": model.model_dump(mode="json"), "fit": fit.model_dump(mode="json")}
 
 
 def save_split(run: Path, split: Split) -> None:
@@ -198,6 +294,23 @@ def save_inputs(run: Path, layout: Layout, codes: Mapping[str, Codes]) -> None:
 # --- loading ----------------------------------------------------------------------------------------------
 
 
+def member_folders(run: Path) -> list[Path]:
+    """The folders of the models that predict together: the run's own, or those of its members over folds.
+
+    Raises:
+        FitError: no finished run there, or ablations, which are no one model.
+    """
+    info = _read_json(run / "run.json")
+    kind = info.get("kind", "model")
+    if kind == "ablations":
+        raise FitError(f"{run}: holds ablations; give one of the runs in {run / 'members'}")
+    if kind != "ensemble":
+        return [run]
+    if info.get("status") != "finished":
+        raise FitError(f"{run}: the run is {info.get('status')}, expected finished; run `mumo fit --resume` again")
+    return [run / "members" / name for name in info["members"]]
+
+
 def load_run(run: Path) -> LoadedRun:
     """The model of a finished run with everything that belongs to it.
 
@@ -209,6 +322,8 @@ def load_run(run: Path) -> LoadedRun:
         raise FitError(f"{run}: format version {info.get('run_version')}, this mumo reads {RUN_VERSION}; fit again")
     if info.get("status") != "finished":
         raise FitError(f"{run}: the run is {info.get('status')}, expected finished; run `mumo fit` again")
+    if "kind" in info:
+        raise FitError(f"{run}: holds several models; give one of the runs in {run / 'members'}")
     config, inputs = _read_json(run / "config.json"), _read_json(run / "inputs.json")
     try:
         settings, fit = ModelSettings.model_validate(config["model"]), FitSettings.model_validate(config["fit"])

@@ -46,6 +46,16 @@ class ModalityLayout:
     report_widths: tuple[int, ...]
     """Classes of each item of the report."""
 
+    @property
+    def is_table(self) -> bool:
+        """Whether it comes from a table: its numbers stand where omics features do, and there are no images."""
+        return self.name not in MODALITIES
+
+    @property
+    def has_units(self) -> bool:
+        """Whether there is a branch: images, or the rows of a table."""
+        return self.feature_width > 0 or (self.is_table and self.omics_width > 0)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -67,14 +77,20 @@ def layout_of(packed: Packed, scalers: Mapping[str, OmicsScaler], settings: Mode
         return ModalityLayout(
             name,
             feature_width=units.features.shape[2],
-            omics_width=scalers[name].width if settings.omics else 0,
+            omics_width=scalers[name].width if settings.omics or name not in MODALITIES else 0,
             report_widths=report.widths if report is not None and settings.reports else (),
         )
 
+    strangers = [name for name in settings.modalities if name not in packed.units]
+    if strangers:
+        raise FitError(
+            f"model.modalities: {strangers} are unknown, expected some of {sorted(packed.units)}; "
+            "name the file of a further one in fit.tables"
+        )
     information = packed.codes.get(INFORMATION)
-    modalities = (modality(name) for name in MODALITIES if name in settings.modalities)
+    modalities = (modality(name) for name in packed.units if name in settings.modalities)
     return Layout(
-        tuple(entry for entry in modalities if entry.feature_width or entry.report_widths),
+        tuple(entry for entry in modalities if entry.has_units or entry.report_widths),
         information.widths if information is not None and settings.patient_information else (),
     )
 
@@ -161,7 +177,11 @@ class ImagingBatch:
     """Bags or lesions of a batch of patients, one after another, without padding; `slots` says whose they are."""
 
     features: Tensor
-    """[unit, word, width] float16; a lesion has one "word"."""
+    """[row, word, width] float16: the distinct units; a lesion has one "word"."""
+    rows: Tensor | None
+    """[unit] int64: row of `features` of each unit, as a draw with replacement holds some twice; None: its own."""
+    owner: Tensor
+    """[row] int64: the patient of each row of `features`."""
     slots: Tensor
     """[unit] int64: patient · S + position, where S = `mask.shape[1]`, the largest number of units of a patient."""
     mask: Tensor
@@ -203,6 +223,8 @@ class Batch:
 
 
 def _to(value: Any, device: torch.device) -> Any:
+    if value is None:
+        return None
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     if isinstance(value, dict):
@@ -236,7 +258,7 @@ class Dataset:
         self, patients: Indices, *, size: int, bags: int, lesions: int, rng: np.random.Generator
     ) -> Iterator[Batch]:
         """The patients in random order; of each `bags` bags and `lesions` lesions (a random view each), drawn with
-        replacement."""
+        replacement. Of tables, all rows."""
         order = rng.permutation(patients)
         draws = {"pathology": bags, "radiology": lesions}
         for start in range(0, len(order), size):
@@ -244,7 +266,9 @@ class Dataset:
             yield self._batch(
                 chosen,
                 {
-                    modality.name: _draw(self.packed.units[modality.name], chosen, draws[modality.name], rng)
+                    modality.name: _all(self.packed.units[modality.name], chosen)
+                    if modality.is_table
+                    else _draw(self.packed.units[modality.name], chosen, draws[modality.name], rng)
                     for modality in self.layout.modalities
                 },
             )
@@ -280,7 +304,7 @@ class Dataset:
             imaging={
                 modality.name: self._imaging(modality, patients, drawn[modality.name])
                 for modality in self.layout.modalities
-                if modality.feature_width
+                if modality.has_units
             },
             codes={group: torch.from_numpy(values[patients]) for group, (values, _) in self._codes.items()},
             known={group: torch.from_numpy(known[patients]) for group, (_, known) in self._codes.items()},
@@ -302,8 +326,11 @@ class Dataset:
         classes = units.classes[drawn.unit].astype(np.int64)
         if modality.name == "radiology":
             classes = _AUXILIARY_TYPE[classes]
+        features, rows, owner = _gather(units, drawn, modality.feature_width)
         return ImagingBatch(
-            features=_gather(units, drawn, modality.feature_width),
+            features=features,
+            rows=rows,
+            owner=owner,
             slots=torch.from_numpy(drawn.patient * most + drawn.position),
             mask=torch.from_numpy(mask),
             time=torch.from_numpy(self.packed.times[modality.name][patients]),
@@ -367,16 +394,23 @@ def _all(units: Units, patients: Indices) -> _Drawn:
     return _Drawn(units.offsets[patients[patient]] + position, patient, position, np.zeros_like(position))
 
 
-def _gather(units: Units, drawn: _Drawn, feature_width: int) -> Tensor:
-    """Deep features [unit, word, width]: rows copied from the memory map straight into a new tensor."""
-    if not len(drawn.unit):
-        return torch.empty((0, 1, feature_width), dtype=torch.float16)
+def _gather(units: Units, drawn: _Drawn, feature_width: int) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Deep features [row, word, width] of the distinct units, the row of each unit, and each row's patient.
+
+    Rows are copied from the memory map straight into a new tensor, in the order of the file.
+    """
+    if not len(drawn.unit) or not feature_width:
+        return torch.empty((0, 1, feature_width), dtype=torch.float16), None, torch.empty(0, dtype=torch.int64)
     number, middle, width = units.features.shape
     if units.has_words:
-        table, rows = units.features, drawn.unit
+        table, places = units.features, drawn.unit
     else:
         # lesions: (lesion, view, width) → (lesion · view, 1, width), one row a view
-        table, rows = units.features.reshape(number * middle, 1, width), drawn.unit * middle + drawn.view
-    out = torch.empty((len(rows), *table.shape[1:]), dtype=torch.float16)
-    np.take(table, rows, axis=0, out=out.numpy(), mode="clip")
-    return out
+        table, places = units.features.reshape(number * middle, 1, width), drawn.unit * middle + drawn.view
+    distinct, first, rows = np.unique(places, return_index=True, return_inverse=True)
+    again = len(distinct) < len(places)
+    if not again:
+        distinct, first = places, np.arange(len(places))
+    out = torch.empty((len(distinct), *table.shape[1:]), dtype=torch.float16)
+    np.take(table, distinct, axis=0, out=out.numpy(), mode="clip")
+    return out, torch.from_numpy(rows) if again else None, torch.from_numpy(drawn.patient[first])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .metrics import Numbers
+from .estimates import Numbers
 from .survival import at_risk, kaplan_meier
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def roc(
         if parts:
             axes.legend(loc="lower right", frameon=True, facecolor="white", edgecolor="none", framealpha=0.85)
 
-    return _svg((3.7, 3.7), "roc", "ROC curves: " + "; ".join(legends[part] for part in parts), draw)
+    return svg((3.7, 3.7), "roc", "ROC curves: " + "; ".join(legends[part] for part in parts), draw)
 
 
 def probabilities(labels: Numbers, probability: Numbers, threshold: float | None, name: str) -> str:
@@ -113,7 +113,7 @@ def probabilities(labels: Numbers, probability: Numbers, threshold: float | None
         axes.set(xlabel="predicted probability of response")
         axes.spines["left"].set_visible(False)
 
-    return _svg((3.7, 0.7 + 0.9 * len(rows)), "probability", f"Predicted probabilities of the {name} patients", draw)
+    return svg((3.7, 0.7 + 0.9 * len(rows)), "probability", f"Predicted probabilities of the {name} patients", draw)
 
 
 def survival_curves(
@@ -151,7 +151,7 @@ def survival_curves(
 
     counts = ", ".join(f"{int(chosen.sum())} patients at {group} risk" for group, chosen, _, _ in groups)
     description = f"Kaplan–Meier curves, {name.replace('-', ' ')}: {counts}. {note}".rstrip(" .")
-    return _svg((3.7, 3.9), f"survival-{name}", description, draw)
+    return svg((3.7, 3.9), f"survival-{name}", description, draw)
 
 
 def learning(
@@ -195,7 +195,7 @@ def learning(
         # above the axes, where no curve can run through it
         axes.legend(loc="lower left", bbox_to_anchor=(-0.04, 1.0), ncols=3, columnspacing=1, handlelength=1.8)
 
-    return _svg((3.7, 2.9), f"learning-{name}", f"Learning curves: {', '.join(shown)} over {len(epochs)} epochs", draw)
+    return svg((3.7, 2.9), f"learning-{name}", f"Learning curves: {', '.join(shown)} over {len(epochs)} epochs", draw)
 
 
 def _operating_point(axes: Axes, metrics: Mapping[str, Any], colour: str) -> None:
@@ -216,7 +216,7 @@ def _curve(axes: Axes, days: Numbers, events: NDArray[np.bool_], colour: str, da
     axes.plot(curve.censored_days / DAYS_PER_MONTH, curve.censored_survival, "|", color=colour, markersize=5)
 
 
-def _svg(inches: tuple[float, float], name: str, description: str, draw: Any) -> str:
+def svg(inches: tuple[float, float], name: str, description: str, draw: Any) -> str:
     """Draw on a new figure and return an <svg> element with ids of its own, without metadata or date."""
     import matplotlib.style
     from matplotlib.backends.backend_svg import FigureCanvasSVG

@@ -6,31 +6,59 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..config import FitSettings
+from ..errors import FitError
 from .dataset import Batch
 from .model import Output
 
 Ties = Literal["efron", "breslow"]
 
 
-def focal(logits: Tensor, targets: Tensor, gamma: float) -> Tensor | None:
+def focal(logits: Tensor, targets: Tensor, gamma: float, weights: Tensor | None = None) -> Tensor | None:
     """Mean of −(1 − p)^γ · log p, p the probability of the true class (Lin et al., arXiv:1708.02002).
 
     Args:
         logits: [..., class].
         targets: [...] int64; what is negative is unknown and left out.
         gamma: focusing exponent; 0 gives the cross-entropy.
+        weights: [class] how much each class counts in the mean; all the same by default.
     """
     known = targets >= 0
     if not bool(known.any()):
         return None
     log_p = functional.log_softmax(logits[known], dim=-1).gather(-1, targets[known][:, None])[:, 0]  # (known,)
     # 1 − p as −expm1(log p) keeps its digits, and its gradient, where p is close to 1
-    return (-((-torch.expm1(log_p)).clamp(min=1e-12) ** gamma) * log_p).mean()
+    loss = -((-torch.expm1(log_p)).clamp(min=1e-12) ** gamma) * log_p
+    if weights is None:
+        return loss.mean()
+    own = weights[targets[known]]  # (known,)
+    return (own * loss).sum() / own.sum()
+
+
+def class_weights(labels: npt.NDArray[np.int64], settings: FitSettings, classes: int) -> Tensor | None:
+    """[class] weights of the response loss after `fit.class_weights`, with the mean 1 over the known labels.
+
+    Raises:
+        FitError: another number of weights than of classes.
+    """
+    chosen = settings.class_weights
+    if chosen == "none":
+        return None
+    counts = np.bincount(labels[labels >= 0], minlength=classes).astype(np.float64)
+    if chosen == "balanced":
+        weights = np.divide(1.0, counts, out=np.zeros(classes), where=counts > 0)
+    elif len(chosen) == classes:
+        weights = np.array(chosen, dtype=np.float64)
+    else:
+        raise FitError(f"fit.class_weights: {len(chosen)} weights for {classes} classes; give one a class")
+    mean = (weights * counts).sum() / max(1.0, counts.sum())
+    return torch.tensor(weights / mean if mean else weights, dtype=torch.float32)
 
 
 def cox(risk: Tensor, days: Tensor, events: Tensor, ties: Ties = "efron") -> Tensor | None:
@@ -117,12 +145,12 @@ class Terms:
         return {**numbers, "auxiliary": sum(known) if known else None}
 
 
-def terms(output: Output, batch: Batch, settings: FitSettings, *, align: bool) -> Terms:
-    """Every term for a batch; `align` = whether the contrastive term is wanted."""
+def terms(output: Output, batch: Batch, settings: FitSettings, *, align: bool, weights: Tensor | None = None) -> Terms:
+    """Every term for a batch; `align` = whether the contrastive term is wanted, `weights` those of the classes."""
     bags, lesions = batch.imaging.get("pathology"), batch.imaging.get("radiology")
     gamma = settings.focal_gamma
     return Terms(
-        response=focal(output.logits, batch.labels, gamma),
+        response=focal(output.logits, batch.labels, gamma, weights),
         survival=cox(output.risk, batch.days, batch.events),
         alignment=_alignment_of_pairs(output, settings.alignment_temperature) if align else None,
         word=focal(output.auxiliary["word"], bags.word_classes, gamma) if bags else None,

@@ -8,50 +8,34 @@ non-responders are the high-risk group.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ..errors import FitError
+from .concordance import concordance as concordance  # noqa: PLC0414, part of this module's interface
+from .concordance import concordance_bootstrap, uno
+from .estimates import (
+    CONFIDENCE,
+    Estimate,
+    Numbers,
+    bca_estimate,
+    jackknife_influence,
+    normal_quantile,
+    numbers,
+    proportion,
+    rate_difference,
+    resamples,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CONFIDENCE = 0.95
-"""Coverage of every interval."""
-
-Numbers = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its interval; what is undefined is NaN, and `reason` says why."""
-
-    value: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-    method: str = ""
-    """How the interval was computed."""
-    reason: str = ""
-    """Why the value, or an end of its interval, is NaN; empty when all is there."""
-
-    def as_json(self) -> dict[str, Any]:
-        """The same as JSON takes it: `null` for NaN."""
-        numbers = {"value": self.value, "low": self.low, "high": self.high}
-        finite: dict[str, Any] = {key: number if math.isfinite(number) else None for key, number in numbers.items()}
-        return finite | {"method": self.method, "reason": self.reason}
-
-
-def numbers(values: ArrayLike | Iterable[Any]) -> Numbers:
-    """Values as float64, unknown ones (None, NaN, `pandas.NA`) as NaN; true and false become 1 and 0."""
-    import pandas as pd
-
-    plain: Iterable[Any] = np.asarray(values, dtype=object).ravel()
-    return np.array([math.nan if pd.isna(value) else float(value) for value in plain], dtype=np.float64)
-
+Statistic = Callable[[Numbers, Numbers], Numbers]
+"""From how often each distinct score, in increasing order, occurs among responders and among the others, both
+[replicate, distinct score], to [replicate] values."""
 
 # --- response ---------------------------------------------------------------------------------------------
 
@@ -72,12 +56,7 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def auc_bootstrap(labels: ArrayLike, scores: ArrayLike, *, replicates: int, seed: int) -> Estimate:
-    """AUC with the BCa interval of a bootstrap that draws responders and non-responders separately.
-
-    A replicate draws how often each distinct score occurs in either class, so all replicates are a few array
-    operations of [replicate, distinct score]. Bias and acceleration after Efron, J Am Stat Assoc 82:171 (1987), for
-    two samples after Davison & Hinkley, Bootstrap Methods and their Application (1997), §5.3.2.
-    """
+    """AUC with the BCa interval of a bootstrap that draws responders and non-responders separately."""
     method = f"stratified bootstrap, BCa, {replicates} replicates"
     known, kept = _labelled(labels, scores)
     if reason := why_undefined(known):
@@ -87,6 +66,48 @@ def auc_bootstrap(labels: ArrayLike, scores: ArrayLike, *, replicates: int, seed
     value = round(2 * auc(known, kept) * pairs) / 2 / pairs
     if reason := _too_few(known):
         return Estimate(value, method=method, reason=reason)
+    drawn = auc_replicates(known, kept, replicates=replicates, seed=seed)
+    return bca_estimate(value, drawn, [part - value for part in placements(known, kept)], method)
+
+
+def auc_replicates(labels: ArrayLike, scores: ArrayLike, *, replicates: int, seed: int) -> Numbers:
+    """[replicate] AUC of each replicate of `auc_bootstrap`; both classes must be there."""
+    known, kept = _labelled(labels, scores)
+    draws = _stratified_draws(known, kept, replicates, seed)
+    return np.concatenate([_area(positive, negative) for positive, negative in draws])
+
+
+def average_precision(labels: ArrayLike, scores: ArrayLike, *, replicates: int, seed: int) -> Estimate:
+    """Average precision (scikit-learn's definition) with the BCa interval of the stratified bootstrap.
+
+    Its value without any skill is the share of responders, which the bootstrap keeps as it is.
+    """
+    from sklearn.metrics import average_precision_score
+
+    method = f"stratified bootstrap, BCa, {replicates} replicates"
+    known, kept = _labelled(labels, scores)
+    if reason := why_undefined(known):
+        return Estimate(method=method, reason=reason)
+    value = float(average_precision_score(known, kept))
+    if reason := _too_few(known):
+        return Estimate(value, method=method, reason=reason)
+    draws = _stratified_draws(known, kept, replicates, seed)
+    drawn = np.concatenate([_precision(positive, negative) for positive, negative in draws])
+    distinct, place = np.unique(kept, return_inverse=True)
+    counts = {label: np.bincount(place[known == label], minlength=len(distinct)).astype(float) for label in (1, 0)}
+    influence = []
+    for label in (1, 0):
+        gone = np.equal(place[known == label][:, None], np.arange(len(distinct)))  # [patient left out, distinct score]
+        left = {own: np.tile(values, (len(gone), 1)) - (own == label) * gone for own, values in counts.items()}
+        influence.append(jackknife_influence(_precision(left[1], left[0])))
+    return bca_estimate(value, drawn, influence, method)
+
+
+def _stratified_draws(known: Numbers, kept: Numbers, replicates: int, seed: int) -> Iterator[tuple[Numbers, Numbers]]:
+    """Replicates of the stratified bootstrap, some at a time: how often each distinct score occurs in either class.
+
+    Both arrays are [replicate, distinct score], the scores in increasing order.
+    """
     distinct, place = np.unique(kept, return_inverse=True)
     shares, sizes = [], []
     for label in (1, 0):
@@ -94,18 +115,29 @@ def auc_bootstrap(labels: ArrayLike, scores: ArrayLike, *, replicates: int, seed
         shares.append(counts / counts.sum())
         sizes.append(int(counts.sum()))
     generator = np.random.default_rng(seed)
-    drawn = np.empty(replicates)
     step = max(1, 4_000_000 // len(distinct))  # bounds memory, about 100 MB whatever the cohort's size
     for start in range(0, replicates, step):
         count = min(step, replicates - start)
-        positive = generator.multinomial(sizes[0], shares[0], size=count)  # [replicate, distinct score]
+        positive = generator.multinomial(sizes[0], shares[0], size=count)
         negative = generator.multinomial(sizes[1], shares[1], size=count)
-        below = np.cumsum(negative, axis=1) - 0.5 * negative  # a tie counts half
-        drawn[start : start + count] = (positive * below).sum(axis=1) / pairs
-    low, high = _bca(value, drawn, [part - value for part in placements(known, kept)])
-    if math.isnan(low):
-        return Estimate(value, method=method, reason="no spread: every replicate has the same AUC")
-    return Estimate(value, low, high, method)
+        yield positive.astype(np.float64), negative.astype(np.float64)
+
+
+def _area(positive: Numbers, negative: Numbers) -> Numbers:
+    """[replicate] AUC of counts [replicate, distinct score]; a tie counts half."""
+    below = np.cumsum(negative, axis=1) - 0.5 * negative
+    pairs = positive[0].sum() * negative[0].sum()  # the same in every replicate
+    area: Numbers = (positive * below).sum(axis=1) / pairs
+    return area
+
+
+def _precision(positive: Numbers, negative: Numbers) -> Numbers:
+    """[replicate] average precision of counts [replicate, distinct score]."""
+    hits = np.cumsum(positive[:, ::-1], axis=1)
+    called = hits + np.cumsum(negative[:, ::-1], axis=1)
+    precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
+    average: Numbers = (positive[:, ::-1] * precision).sum(axis=1) / positive.sum(axis=1)
+    return average
 
 
 def auc_delong(labels: ArrayLike, scores: ArrayLike) -> Estimate:
@@ -120,7 +152,7 @@ def auc_delong(labels: ArrayLike, scores: ArrayLike) -> Estimate:
     variance = positive.var(ddof=1) / len(positive) + negative.var(ddof=1) / len(negative)
     if variance == 0:
         return Estimate(value, method="DeLong", reason="the scores separate the classes, so DeLong's variance is 0")
-    half = _normal_quantile(0.5 + CONFIDENCE / 2) * math.sqrt(variance)
+    half = normal_quantile(0.5 + CONFIDENCE / 2) * math.sqrt(variance)
     return Estimate(value, max(0.0, value - half), min(1.0, value + half), "DeLong")
 
 
@@ -164,8 +196,8 @@ def youden_threshold(labels: ArrayLike, probabilities: ArrayLike) -> float:
 
 
 def brier(labels: ArrayLike, probabilities: ArrayLike, *, replicates: int, seed: int) -> Estimate:
-    """Mean squared difference of probability and label, with the percentile bootstrap interval."""
-    method = f"bootstrap, percentile, {replicates} replicates"
+    """Mean squared difference of probability and label, with the BCa interval of a bootstrap over patients."""
+    method = f"bootstrap, BCa, {replicates} replicates"
     known, kept = _labelled(labels, probabilities)
     if not len(known):
         return Estimate(method=method, reason=why_undefined(known))
@@ -173,8 +205,8 @@ def brier(labels: ArrayLike, probabilities: ArrayLike, *, replicates: int, seed:
     value = float(squares.mean())
     if len(known) < 2:
         return Estimate(value, method=method, reason="one labelled patient gives no interval")
-    low, high = _percentiles(_resamples(len(known), replicates, seed) @ squares / len(known))
-    return Estimate(value, low, high, method)
+    drawn = resamples(len(known), replicates, seed) @ squares / len(known)
+    return bca_estimate(value, drawn, [squares - value], method)
 
 
 def confusion(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> dict[str, int]:
@@ -187,26 +219,6 @@ def confusion(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> 
         "true_negative": int(np.sum(~called & (known == 0))),
         "false_negative": int(np.sum(~called & (known == 1))),
     }
-
-
-def proportion(successes: int, total: int, nobody: str) -> Estimate:
-    """A share with its Wilson interval; `nobody` is the reason when `total` is 0."""
-    from scipy.stats import binomtest
-
-    if not total:
-        return Estimate(method="Wilson", reason=nobody)
-    interval = binomtest(successes, total).proportion_ci(CONFIDENCE, method="wilson")
-    return Estimate(successes / total, float(interval.low), float(interval.high), "Wilson")
-
-
-def rate_difference(first: Estimate, second: Estimate) -> Estimate:
-    """Difference of two independent shares; Newcombe's hybrid score interval (Stat Med 17:873, 1998, method 10)."""
-    if reason := first.reason or second.reason:
-        return Estimate(method="Newcombe", reason=reason)
-    value = first.value - second.value
-    low = value - math.hypot(first.value - first.low, second.high - second.value)
-    high = value + math.hypot(first.high - first.value, second.value - second.low)
-    return Estimate(value, low, high, "Newcombe")
 
 
 def number_needed_to_treat(difference: Estimate) -> Estimate:
@@ -248,48 +260,6 @@ def operating_point(labels: ArrayLike, probabilities: ArrayLike, threshold: floa
     }
 
 
-# --- survival ---------------------------------------------------------------------------------------------
-
-
-def concordance(days: ArrayLike, events: ArrayLike, risk: ArrayLike) -> float:
-    """Harrell's C-index (lifelines) of the patients with a known time; NaN when no two patients can be compared.
-
-    Args:
-        days: [patient] follow-up time; NaN or None unknown.
-        events: [patient] 1 event observed, 0 censored.
-        risk: [patient] higher means an earlier event.
-    """
-    from lifelines.utils import concordance_index
-
-    time, event, score = _followed(days, events, risk)
-    if not _comparable(time, event).any():
-        return math.nan
-    return float(concordance_index(time, -score, event))
-
-
-def concordance_bootstrap(
-    days: ArrayLike, events: ArrayLike, risk: ArrayLike, *, replicates: int, seed: int
-) -> Estimate:
-    """Harrell's C-index with the percentile interval of a bootstrap over patients.
-
-    Which pairs can be compared does not depend on the draw: a replicate only weighs the matrix of pairs, so all of them
-    are two matrix products; work and memory grow with the square of the number of patients.
-    """
-    method = f"bootstrap, percentile, {replicates} replicates"
-    time, event, score = _followed(days, events, risk)
-    pairs = _comparable(time, event).astype(np.float64)  # [earlier, later]
-    if not pairs.any():
-        reason = "no known time" if not len(time) else "no events" if not event.any() else "no two patients to compare"
-        return Estimate(method=method, reason=reason)
-    right = pairs * (0.5 + 0.5 * np.sign(score[:, None] - score[None, :]))  # a tie counts half
-    drawn = _resamples(len(time), replicates, seed)
-    compared = ((drawn @ pairs) * drawn).sum(axis=1)
-    agreed = ((drawn @ right) * drawn).sum(axis=1)
-    usable = compared > 0
-    low, high = _percentiles(agreed[usable] / compared[usable])
-    return Estimate(concordance(time, event, score), low, high, method)
-
-
 # --- a table of predictions -------------------------------------------------------------------------------
 
 
@@ -304,9 +274,10 @@ def evaluate(predictions: pd.DataFrame, *, threshold: float, replicates: int, se
 
     Returns:
         `threshold`, `confidence`, `replicates`, `seed`, and `parts`: part → `patients`, `labelled`, `responders`
-        (counts), `confusion`, estimates (`auc`, `auc_delong`, `brier`, `sensitivity`, `specificity`, `ppv`, `npv`,
-        `response_difference`, `number_needed_to_treat`; each value, low, high, method, reason), `pfs` and `os` (see
-        `survival.compare_groups`, with `c_index`), and `modalities`: pattern → counts and `auc`.
+        (counts), `confusion`, estimates (`auc`, `auc_delong`, `average_precision`, `brier`, those of
+        `calibration.calibration` and of `operating_point`; each value, low, high, method, reason), `pfs` and `os` (see
+        `survival.compare_groups`, with `c_index` and `uno_c`), and by `modalities` (pattern of imaging) and `centres`
+        the counts and main estimates of each group.
 
     Raises:
         FitError: a column is missing, a patient stands twice, or a value is not what its column promises.
@@ -349,6 +320,7 @@ def check_predictions(predictions: pd.DataFrame) -> None:
 
 
 def _evaluate_part(rows: pd.DataFrame, threshold: float, replicates: int, seed: int) -> dict[str, Any]:
+    from .calibration import calibration
     from .survival import compare_groups
 
     labels, probability = numbers(rows["label"]), numbers(rows["probability"])
@@ -361,21 +333,38 @@ def _evaluate_part(rows: pd.DataFrame, threshold: float, replicates: int, seed: 
     estimates = {
         "auc": auc_bootstrap(labels, probability, **again),
         "auc_delong": auc_delong(labels, probability),
+        "average_precision": average_precision(labels, probability, **again),
         "brier": brier(labels, probability, **again),
-    } | operating_point(labels, probability, threshold)
+    }
+    estimates |= calibration(labels, probability) | operating_point(labels, probability, threshold)
     found |= {name: estimate.as_json() for name, estimate in estimates.items()}
     for endpoint in ("pfs", "os"):
         days, events = numbers(rows[f"{endpoint}_days"]), numbers(rows[f"{endpoint}_event"])
         c_index = concordance_bootstrap(days, events, risk, **again)
         groups = compare_groups(days, events, high_risk if finite else None)
-        found[endpoint] = {"c_index": c_index.as_json()} | groups
-    found["modalities"] = {
-        str(pattern): _counts(labels[chosen])
-        | {"auc": auc_bootstrap(labels[chosen], probability[chosen], **again).as_json()}
-        for pattern in sorted(set(rows["modalities"]))
-        for chosen in [(rows["modalities"] == pattern).to_numpy()]
-    }
+        unos = uno(days, events, risk, **again)
+        found[endpoint] = {"c_index": c_index.as_json(), "uno_c": unos.as_json()} | groups
+    for key, column in (("modalities", "modalities"), ("centres", "centre")):
+        found[key] = {
+            str(name): _group(group, threshold, again) for name, group in rows.groupby(column, sort=True, observed=True)
+        }
     return found
+
+
+def _group(rows: pd.DataFrame, threshold: float, again: dict[str, int]) -> dict[str, Any]:
+    """Counts and the main figures of some patients of a part."""
+    labels, probability = numbers(rows["label"]), numbers(rows["probability"])
+    point = operating_point(labels, probability, threshold)
+    estimates = {
+        "auc": auc_bootstrap(labels, probability, **again),
+        "brier": brier(labels, probability, **again),
+        "sensitivity": point["sensitivity"],
+        "specificity": point["specificity"],
+    }
+    for endpoint in ("pfs", "os"):
+        days, events = rows[f"{endpoint}_days"], rows[f"{endpoint}_event"]
+        estimates[f"{endpoint}_c_index"] = concordance_bootstrap(days, events, rows["risk"], **again)
+    return _counts(labels) | {name: estimate.as_json() for name, estimate in estimates.items()}
 
 
 def _counts(labels: Numbers) -> dict[str, Any]:
@@ -411,61 +400,3 @@ def _labelled(labels: ArrayLike, scores: ArrayLike) -> tuple[Numbers, Numbers]:
         raise FitError(f"metrics: expected a score for each of {len(known)} labels, found {len(kept)}")
     chosen = ~np.isnan(known)
     return known[chosen], kept[chosen]
-
-
-def _followed(days: ArrayLike, events: ArrayLike, risk: ArrayLike) -> tuple[Numbers, NDArray[np.bool_], Numbers]:
-    time, event, score = numbers(days), numbers(events), numbers(risk)
-    if not len(time) == len(event) == len(score):
-        raise FitError(
-            f"metrics: expected equally many days, events and risks, found {len(time)}, {len(event)}, {len(score)}"
-        )
-    chosen = ~(np.isnan(time) | np.isnan(event))
-    return time[chosen], event[chosen] == 1, score[chosen]
-
-
-def _comparable(time: Numbers, event: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    # [i, j]: i is known to have had the event before j; who is censored on the day of an event lived longer
-    later = (time[:, None] < time[None, :]) | ((time[:, None] == time[None, :]) & ~event[None, :])
-    pairs: NDArray[np.bool_] = event[:, None] & later
-    return pairs
-
-
-def _resamples(size: int, replicates: int, seed: int) -> Numbers:
-    """[replicate, patient] how often each patient is drawn."""
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(size, np.full(size, 1 / size), size=replicates).astype(np.float64)
-
-
-def _percentiles(drawn: Numbers) -> tuple[float, float]:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def _bca(value: float, drawn: Numbers, influence: list[Numbers]) -> tuple[float, float]:
-    """BCa interval from the replicates and, for each sample, the influence of its patients; NaN without spread."""
-    below = float(np.mean(drawn < value) + np.mean(drawn <= value)) / 2
-    spread = sum(float(np.sum(part**2)) / len(part) ** 2 for part in influence)
-    if not 0 < below < 1 or spread == 0:
-        return math.nan, math.nan
-    bias = _normal_quantile(below)
-    skew = sum(float(np.sum(part**3)) / len(part) ** 3 for part in influence)
-    acceleration = skew / (6 * spread**1.5)
-    ends = []
-    for tail in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2):
-        shifted = bias + _normal_quantile(tail)
-        share = _normal_share(bias + shifted / (1 - acceleration * shifted))
-        ends.append(float(np.quantile(drawn, share)))
-    return ends[0], ends[1]
-
-
-def _normal_quantile(share: float) -> float:
-    from scipy.special import ndtri
-
-    return float(ndtri(share))
-
-
-def _normal_share(quantile: float) -> float:
-    from scipy.special import ndtr
-
-    return float(ndtr(quantile))

@@ -15,7 +15,7 @@ that the gate's scaling survives in x. Choices where the paper is silent:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,15 +26,13 @@ from ..config import REGION_CLASSES, ModelSettings
 from ..stores.packed import TIME_CLASSES
 from .dataset import INFORMATION, Batch, ImagingBatch, Layout, ModalityLayout, auxiliary_classes, report_group
 
-RESPONSE_CLASSES = 2
-
 
 @dataclass(frozen=True)
 class Output:
     """What the model says of a batch. B patients, M modalities, S units (bags, lesions) at most a patient."""
 
     logits: Tensor
-    """[B, 2]: non-responder, responder."""
+    """[B, class of response]; of two: non-responder, responder."""
     risk: Tensor
     """[B] log relative hazard."""
     agnostic: Tensor | None
@@ -47,6 +45,20 @@ class Output:
     """How much was looked at what, without dropout, each row with a sum of 1 or, where there is nothing, 0:
     `<modality>/words` [unit, word], `<modality>/units` [B, S], `<modality>/omics` [B, S],
     `<modality>/report` [B, item], `patient_information` [B, item]; attention's are means over heads."""
+
+    def float(self) -> Output:
+        """The same in float32 where it came out of autocast in a smaller type."""
+        return replace(
+            self,
+            logits=_at_least_float32(self.logits),
+            risk=_at_least_float32(self.risk),
+            agnostic=None if self.agnostic is None else _at_least_float32(self.agnostic),
+            auxiliary={head: _at_least_float32(logits) for head, logits in self.auxiliary.items()},
+        )
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.float32) if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 # --- building blocks --------------------------------------------------------------------------------------
@@ -65,13 +77,21 @@ class _HalfLinear(torch.autograd.Function):
         return 8 if features.device.type == "cpu" else 1024
 
     @staticmethod
+    def product_dtype(weight: Tensor) -> torch.dtype:
+        """The type of the product: autocast's where it is on, else the weight's."""
+        device = weight.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+
+    @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(features)
-        out = weight.new_empty(*features.shape[:-1], weight.shape[0])
+        ctx.dtype = _HalfLinear.product_dtype(weight)
+        factor = weight.to(ctx.dtype).t()
+        out = factor.new_empty(*features.shape[:-1], weight.shape[0])
         size = _HalfLinear.chunk(features)
         for part, result in zip(torch.split(features, size), torch.split(out, size), strict=True):
-            torch.mm(part.to(weight.dtype).flatten(0, -2), weight.t(), out=result.flatten(0, -2))
-        return out
+            torch.mm(part.to(ctx.dtype).flatten(0, -2), factor, out=result.flatten(0, -2))
+        return out.to(weight.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
@@ -79,8 +99,42 @@ class _HalfLinear(torch.autograd.Function):
         total = gradient.new_zeros(gradient.shape[-1], features.shape[-1])
         size = _HalfLinear.chunk(features)
         for part, outer in zip(torch.split(features, size), torch.split(gradient, size), strict=True):
-            total.addmm_(outer.flatten(0, -2).t(), part.to(gradient.dtype).flatten(0, -2))
+            left, right = outer.to(ctx.dtype).flatten(0, -2).t(), part.to(ctx.dtype).flatten(0, -2)
+            if ctx.dtype == total.dtype:
+                total.addmm_(left, right)
+            else:
+                total += left @ right
         return None, total
+
+
+class Dropout(nn.Module):
+    """nn.Dropout with cheaper random numbers on a CPU, where drawing them costs as much as a matrix product.
+
+    Four numbers of 16 bits come from each draw of 64, so the rate is exact to 1/65,536.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape; in training each number is zero with probability `rate`, the others are scaled up."""
+        if not self.training or self.rate == 0:
+            return x
+        if x.device.type != "cpu":
+            return functional.dropout(x, self.rate)
+        draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        bits = draws.view(torch.int16)[: x.numel()].view(x.shape)
+        kept = bits >= round(self.rate * 65536) - 32768
+        return x * kept.to(x.dtype).mul_(1 / (1 - self.rate))
+
+
+def repeat_rows(x: Tensor, rows: Tensor | None) -> Tensor:
+    """`x[rows]`, or `x` itself where every unit has its own row."""
+    if rows is None:
+        return x
+    # index_select adds its gradients up in no fixed order on CUDA, indexing on one core only on a CPU
+    return x.index_select(0, rows) if x.device.type == "cpu" else x[rows]
 
 
 class Gate(nn.Module):
@@ -97,7 +151,10 @@ class Gate(nn.Module):
     def forward(self, features: Tensor, time: Tensor) -> Tensor:
         """[unit, word, d] of `features` [unit, word, width] float16 and `time` [unit, 3]."""
         w_features, w_time = torch.split(self.gate.weight, [features.shape[-1], TIME_CLASSES], dim=1)
-        mapped = _HalfLinear.apply(features, torch.cat([self.project.weight, w_features]))  # (unit, word, d + 1)
+        weight = torch.cat([self.project.weight, w_features])
+        # a program that is exported has no use for the custom product, and no way to say it
+        product = functional.linear if torch.compiler.is_exporting() else _HalfLinear.apply
+        mapped = product(features, weight)  # (unit, word, d + 1)
         gate = torch.sigmoid(mapped[..., -1:] + functional.linear(time, w_time, self.gate.bias)[:, None])
         projected: Tensor = gate * mapped[..., :-1] + self.project.bias  # (unit, word, d)
         return projected
@@ -157,13 +214,14 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(settings.width)
         self.attention = Attention(settings.width, settings.heads)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
 
-    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[B, T, d] of the same."""
+    def forward(self, tokens: Tensor, mask: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
+        """[B, T, d] of the same; with `rows`, those sets of tokens, each with a dropout of its own."""
         normed = self.norm(tokens)
-        attended: Tensor = tokens + self.dropout(self.attention(normed, normed, mask))
-        return attended
+        attended: Tensor = self.attention(normed, normed, mask)
+        out: Tensor = repeat_rows(tokens, rows) + self.dropout(repeat_rows(attended, rows))
+        return out
 
 
 class Pooling(nn.Module):
@@ -172,7 +230,7 @@ class Pooling(nn.Module):
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
         self.score = nn.Linear(settings.width, 1, bias=False)  # a bias would not change the softmax
-        self.dropout = nn.Dropout(settings.pooling_dropout)
+        self.dropout = Dropout(settings.pooling_dropout)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """[B, d] of `tokens` [B, T, d], and the weights [B, T] before dropout; zeros where no token is there."""
@@ -192,7 +250,7 @@ class FeedForward(nn.Module):
             nn.Linear(settings.width, settings.feed_forward),
             nn.GELU(),
             nn.Linear(settings.feed_forward, settings.width),
-            nn.Dropout(settings.dropout),
+            Dropout(settings.dropout),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -262,7 +320,8 @@ class PathologyBranch(nn.Module):
 
     def forward(self, batch: ImagingBatch) -> Encoded:
         """q and its weights; heads `word` and `bag`."""
-        words = self.attend(self.gate(batch.features, _unit_times(batch)))  # (bag, word, d)
+        gated = self.gate(batch.features, batch.time[batch.owner])  # (row, word, d)
+        words = self.attend(gated, rows=batch.rows)  # (bag, word, d)
         pooled, word_weights = self.pool(words)
         vector, bag_logits, weights = self.units(self.feed_forward(pooled), batch)
         return Encoded(
@@ -280,18 +339,33 @@ class RadiologyBranch(nn.Module):
 
     def forward(self, batch: ImagingBatch) -> Encoded:
         """q and its weights; head `lesion`."""
-        lesions = self.gate(batch.features, _unit_times(batch))[:, 0]  # (lesion, 1, d) → (lesion, d)
+        gated = self.gate(batch.features, batch.time[batch.owner])[:, 0]  # (row, 1, d) → (row, d)
+        lesions = repeat_rows(gated, batch.rows)  # (lesion, d)
         vector, logits, weights = self.units(lesions, batch)
         return Encoded(vector, {"lesion": logits}, {"units": weights})
 
 
-def _unit_times(batch: ImagingBatch) -> Tensor:
-    """[unit, 3] acquisition time of each unit's patient."""
-    return batch.time[torch.div(batch.slots, batch.mask.shape[1], rounding_mode="floor")]
+class TableBranch(nn.Module):
+    """Rows of a table (samples, points of time) attend within their patient and are pooled; there is no head."""
+
+    def __init__(self, layout: ModalityLayout, settings: ModelSettings) -> None:
+        super().__init__()
+        self.enter = nn.Linear(layout.omics_width, settings.width)
+        self.attend = SelfAttention(settings)
+        self.pool = Pooling(settings)
+        self.feed_forward = FeedForward(settings)
+
+    def forward(self, batch: ImagingBatch) -> Encoded:
+        """q and its weights."""
+        rows = self.attend(self.enter(batch.omics), batch.mask)  # (B, S, column) → (B, S, d)
+        pooled, weights = self.pool(rows, batch.mask)
+        vector = self.feed_forward(pooled).masked_fill(~batch.mask.any(dim=1)[:, None], 0.0)
+        return Encoded(vector, {}, {"units": weights})
 
 
 BRANCHES: Mapping[str, type[nn.Module]] = {"pathology": PathologyBranch, "radiology": RadiologyBranch}
-"""Branch of each modality: built from its layout and the settings, called with an ImagingBatch, returns Encoded."""
+"""Branch of each modality: built from its layout and the settings, called with an ImagingBatch, returns Encoded.
+Modalities that are not named here come from tables and have a TableBranch."""
 
 
 # --- fusion -----------------------------------------------------------------------------------------------
@@ -308,8 +382,8 @@ class Modality(nn.Module):
         self.layout = layout
         self.order = settings.intra_fusion
         width = settings.width
-        if layout.feature_width:
-            self.branch = BRANCHES[layout.name](layout, settings)
+        if layout.has_units:
+            self.branch = BRANCHES.get(layout.name, TableBranch)(layout, settings)
         if layout.feature_width and layout.omics_width:
             self.omics_tokens = nn.Linear(layout.omics_width, width)
             self.omics_attention = Attention(width, settings.heads)
@@ -317,14 +391,14 @@ class Modality(nn.Module):
             self.report_tokens = ItemTokens(layout.report_widths, width)
             self.report_attention = Attention(width, settings.heads)
             self.no_images = nn.Parameter(torch.randn(width) * 0.02)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """F [B, d], whether the modality is present [B], auxiliary logits and weights."""
         name = self.layout.name
         auxiliary: dict[str, Tensor] = {}
         weights: dict[str, Tensor] = {}
-        if self.layout.feature_width:
+        if self.layout.has_units:
             encoded: Encoded = self.branch(batch.imaging[name])
             fused, present = encoded.vector, batch.imaging[name].mask.any(dim=1)
             auxiliary, weights = encoded.auxiliary, dict(encoded.weights)
@@ -425,8 +499,8 @@ class MuMo(nn.Module):
         if layout.information_widths:
             self.information_tokens = ItemTokens(layout.information_widths, width)
             self.information_attention = Attention(width, settings.heads)
-        self.dropout = nn.Dropout(settings.dropout)
-        self.classifier = nn.Linear(width, RESPONSE_CLASSES)
+        self.dropout = Dropout(settings.dropout)
+        self.classifier = nn.Linear(width, settings.classes)
         self.risk = nn.Linear(width, 1, bias=False)  # a constant cancels in the partial likelihood
 
     def forward(self, batch: Batch) -> Output:

@@ -17,11 +17,12 @@ from ..stores.pack import pack
 from ..stores.packed import Packed
 from ..stores.records import Store
 from ..stores.specs import PREDICTIONS
-from ..stores.tables import write_table
+from ..stores.tables import read_rows, write_table
 from . import metrics
-from .checkpoint import LoadedRun, load_run, write_atomically, write_json
+from .checkpoint import LoadedRun, load_run, member_folders, write_atomically, write_json
 from .dataset import INFORMATION, Dataset, report_group
 from .model import MuMo
+from .tabular import add_tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,15 +35,15 @@ class Scores:
     """What a model says of patients, in the order asked for."""
 
     logits: npt.NDArray[np.float64]
-    """[patient, 2]."""
+    """[patient, class of response]."""
     risk: npt.NDArray[np.float64]
     """[patient] log relative hazard."""
 
     @property
     def probability(self) -> npt.NDArray[np.float64]:
-        """[patient] probability of response: softmax over two."""
-        difference = self.logits[:, 0] - self.logits[:, 1]
-        return np.exp(-np.logaddexp(0.0, difference))
+        """[patient] probability of response: softmax, the sum of all classes but class 0."""
+        response: npt.NDArray[np.float64] = np.logaddexp.reduce(self.logits[:, 1:], axis=1)
+        return np.exp(-np.logaddexp(0.0, self.logits[:, 0] - response))
 
 
 def resolve_device(name: str) -> torch.device:
@@ -65,7 +66,7 @@ def score(
     model.eval()
     place = np.empty(len(dataset.labels), dtype=np.int64)
     place[patients] = np.arange(len(patients))
-    logits, risk = np.empty((len(patients), 2)), np.empty(len(patients))
+    logits, risk = np.empty((len(patients), model.classifier.out_features)), np.empty(len(patients))
     for batch in dataset.evaluation_batches(patients, size=size):
         output = model(batch.to(device))
         rows = place[batch.patients.numpy()]
@@ -90,7 +91,7 @@ def prediction_rows(packed: Packed, scores: Scores, parts: Sequence[str]) -> lis
             "modalities": packed.modalities[p],
             "probability": float(probability[p]),
             "risk": float(scores.risk[p]),
-            "label": known(int(packed.labels[p]), unknown=packed.labels[p] < 0),
+            "label": known(int(packed.labels[p] > 0), unknown=packed.labels[p] < 0),
         }
         for endpoint in ("pfs", "os"):
             days, event = float(packed.days[endpoint][p]), int(packed.events[endpoint][p])
@@ -120,12 +121,32 @@ def save_predictions(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_atomically(file, lambda temporary: write_table(temporary, rows, PREDICTIONS))
 
 
-def predict(run: Path, store: Path, out: Path, *, device: str = "auto") -> pd.DataFrame:
+def prediction_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a `prediction_frame`."""
+    known = frame.astype(object).where(frame.notna(), None)
+    return [{str(name): value for name, value in row.items()} for row in known.to_dict("records")]
+
+
+def read_predictions(file: Path) -> pd.DataFrame:
+    """A run's predictions.parquet as a `prediction_frame`."""
+    return prediction_frame(read_rows(file, PREDICTIONS))
+
+
+def predict(
+    run: Path,
+    store: Path,
+    out: Path,
+    *,
+    device: str = "auto",
+    tables: Mapping[str, Path] | None = None,
+    allow_other_windows: bool = False,
+) -> pd.DataFrame:
     """Predictions of a finished run for every patient of a store.
 
-    Needs the run folder and the store, nothing else. Writes the Parquet file `out` (`specs.PREDICTIONS`) and, beside
-    it, `<out>.metrics.json` with the metrics at the run's frozen threshold. Patients that are in the run's split keep
-    their part, all others are `external`.
+    Needs the run folder and the store (and the tables of further modalities), nothing else. Writes the Parquet file
+    `out` (`specs.PREDICTIONS`) and, beside it, `<out>.metrics.json` with the metrics at the run's frozen threshold.
+    Patients that are in the run's split keep their part, all others are `external`. Of a run over folds, the members'
+    predictions are averaged, their thresholds too, and patients that they were trained on are `train`.
 
     Raises:
         FitError: no finished run, or a store whose features or codes are not those that the model was trained on.
@@ -134,20 +155,29 @@ def predict(run: Path, store: Path, out: Path, *, device: str = "auto") -> pd.Da
     target = resolve_device(device)
     if out.is_dir():
         raise FitError(f"{out}: is a folder; name the Parquet file to write, for example {out / 'predictions.parquet'}")
-    loaded = load_run(run)
-    packed = pack(Store.open(store))
-    check_matches(loaded, packed)
-    dataset = Dataset(packed, loaded.layout, loaded.scalers, loaded.fit.survival_endpoint)
+    folders = member_folders(run)
+    packed = add_tables(pack(Store.open(store)), tables or {})
     everyone = np.arange(len(packed.patients))
-    scores = score(loaded.model.to(target), dataset, everyone, device=target, size=loaded.fit.batch_patients)
-    rows = prediction_rows(packed, scores, [loaded.split.parts.get(p, "external") for p in packed.patients])
-    frame = prediction_frame(rows)
+    said: list[Scores] = []
+    thresholds: list[float] = []
+    for folder in folders:
+        loaded = load_run(folder)
+        check_matches(loaded, packed, allow_other_windows=allow_other_windows)
+        dataset = Dataset(packed, loaded.layout, loaded.scalers, loaded.fit.survival_endpoint)
+        said.append(score(loaded.model.to(target), dataset, everyone, device=target, size=loaded.fit.batch_patients))
+        found = loaded.info.get("threshold")
+        thresholds.append(float("nan") if found is None else found)
+    split = loaded.split.parts
+    parts = [split.get(p, "external") if len(folders) == 1 else _part(p, split) for p in packed.patients]
+    frame = prediction_frame(prediction_rows(packed, said[0], parts))
+    frame["probability"] = np.mean([scores.probability for scores in said], axis=0)
+    frame["risk"] = np.mean([scores.risk for scores in said], axis=0)
+    rows = prediction_records(frame)
     out.parent.mkdir(parents=True, exist_ok=True)
     save_predictions(out, rows)
-    threshold = loaded.info.get("threshold")
     evaluated = metrics.evaluate(
         frame,
-        threshold=float("nan") if threshold is None else threshold,
+        threshold=float(np.mean(thresholds)),
         replicates=loaded.fit.bootstrap,
         seed=loaded.fit.seed,
     )
@@ -155,15 +185,23 @@ def predict(run: Path, store: Path, out: Path, *, device: str = "auto") -> pd.Da
     return frame
 
 
+def _part(patient: str, split: Mapping[str, str]) -> str:
+    return "train" if patient in split else "external"
+
+
 # --- does the store fit the model? ------------------------------------------------------------------------
 
 
-def check_matches(loaded: LoadedRun, packed: Packed) -> None:
+def check_matches(loaded: LoadedRun, packed: Packed, *, allow_other_windows: bool = False) -> None:
     """Refuse, naming every difference, a store that is not what the model was trained on.
 
     Parts that the store lacks altogether (no slides, no omics) are missing parts and no mismatch.
     """
     problems: list[str] = []
+    without = [m.name for m in loaded.layout.modalities if m.name not in packed.units]
+    if without:
+        names = ", ".join(f"--table {name}=FILE" for name in without)
+        raise FitError(f"the model reads further tables, which are not given: {names}")
     read_images = False
     for modality in loaded.layout.modalities:
         units, scaler = packed.units[modality.name], loaded.scalers[modality.name]
@@ -182,6 +220,14 @@ def check_matches(loaded: LoadedRun, packed: Packed) -> None:
             f"deep features come from the weights {packed.weights} ({packed.weights_sha256[:12]}), "
             f"expected {loaded.info['weights']} ({trained[:12]})"
         )
+    windows, fitted = packed.windows_digest, loaded.info["windows_digest"]
+    ct = any(m.name == "radiology" and m.feature_width for m in loaded.layout.modalities)
+    other_windows = ct and bool(windows) and windows != fitted
+    if other_windows and not allow_other_windows:
+        problems.append(
+            f"windows: the CT went through grey-level windows {windows[:12]}, expected {fitted[:12] or 'none'}; "
+            "extract with the windows of the training store, or allow it with --allow-other-windows"
+        )
     problems += _code_differences(loaded, packed)
     if problems:
         lines = "\n".join(f"  - {problem}" for problem in problems)
@@ -189,7 +235,7 @@ def check_matches(loaded: LoadedRun, packed: Packed) -> None:
             f"the store does not fit the model:\n{lines}\n"
             "extract it with the settings and weights of the training store"
         )
-    if read_images and packed.windows_digest and packed.windows_digest != loaded.info["windows_digest"]:
+    if other_windows:
         _log.warning("the CT of this store went through other grey-level windows than the training store's")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,15 @@ import numpy as np
 from ..errors import FitError
 from ..stores import tables
 from ..stores.specs import PREDICTIONS
-from .metrics import Numbers, auc, check_predictions, numbers
+from .characteristics import Characteristic, read_clinical
+from .comparison import MODEL
+from .estimates import Numbers, numbers
+from .metrics import auc, check_predictions
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,12 @@ class RunFiles:
     split: dict[str, str]
     """Patient → part."""
     history: list[dict[str, Any]]
+    items: list[Characteristic]
+    """What is known of the patients, in the order of the predictions."""
+    comparison: list[dict[str, Any]]
+    """Rows of `baselines/comparison.json`."""
+    readers: dict[str, Any]
+    """Content of `readers/readers.json`."""
 
     def rows(self, part: str) -> pd.DataFrame:
         """Predictions of one part."""
@@ -51,16 +63,27 @@ def read_run(run: Path) -> RunFiles:
     for needed in ("predictions.parquet", "metrics.json"):
         if not (run / needed).is_file():
             raise FitError(f"run folder {run}: expected {needed}, found none; finish `mumo fit` first")
+    predictions = tables.read_table(run / "predictions.parquet", PREDICTIONS).to_pandas()
+    evaluated = _read_json(run / "metrics.json")
     files = RunFiles(
-        predictions=tables.read_table(run / "predictions.parquet", PREDICTIONS).to_pandas(),
-        metrics=_read_json(run / "metrics.json"),
+        predictions=predictions,
+        metrics=evaluated,
         config=_read_json(run / "config.json"),
         run=_read_json(run / "run.json"),
         split=_read_split(run / "split.csv"),
         history=_read_history(run / "history.jsonl"),
+        items=read_clinical(_clinical_file(run), list(predictions["patient"])),
+        comparison=_of_this_run(_read_rows(run / "baselines" / "comparison.json"), evaluated),
+        readers=_readers_of_this_run(_read_json(run / "readers" / "readers.json"), evaluated),
     )
     _check(files)
     return files
+
+
+def _clinical_file(run: Path) -> Path:
+    """The run's own, or of a run over folds that of its first member: all members have the same patients."""
+    own = run / "clinical.parquet"
+    return own if own.is_file() else next(iter(sorted((run / "members").glob("*/clinical.parquet"))), own)
 
 
 def finite(value: Any) -> float:
@@ -68,13 +91,46 @@ def finite(value: Any) -> float:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
+def _of_this_run(rows: list[dict[str, Any]], evaluated: dict[str, Any]) -> list[dict[str, Any]]:
+    """The comparison with baselines, unless it was made for an earlier run in this folder."""
+    for row in rows:
+        part = evaluated.get("parts", {}).get(row.get("part"))
+        if part is None or (row["predictor"] == MODEL and not _same(row.get("auc"), part["auc"]["value"])):
+            _log.warning("baselines/comparison.json is of another run and left out; run `mumo baselines` again")
+            return []
+    return rows
+
+
+def _readers_of_this_run(content: dict[str, Any], evaluated: dict[str, Any]) -> dict[str, Any]:
+    part = evaluated.get("parts", {}).get(content.get("part"))
+    if content and (part is None or not _same(content.get("auc"), part["auc"]["value"])):
+        _log.warning("readers/readers.json is of another run and left out; run `mumo readers` again")
+        return {}
+    return content
+
+
+def _same(first: Any, second: Any) -> bool:
+    return bool(np.isclose(finite(first), finite(second), atol=1e-9, equal_nan=True))
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    content = _load(path) if path.is_file() else []
+    if not isinstance(content, list):
+        raise FitError(f"run folder: {path.name}: expected a JSON list, found {type(content).__name__}")
+    return content
+
+
+def _load(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise FitError(f"run folder: {path.name}: expected JSON, found {error}") from error
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FitError(f"run folder: {path.name}: expected JSON, found {error}") from error
+    content = _load(path)
     if not isinstance(content, dict):
         raise FitError(f"run folder: {path.name}: expected a JSON object, found {type(content).__name__}")
     return content

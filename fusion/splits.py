@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +85,46 @@ def draw_split(patients: Sequence[str], strata: Sequence[tuple[object, ...]], se
         return "test" if patient in test else "validation" if patient in validation else "train"
 
     return Split({name: part(number) for number, name in enumerate(patients)})
+
+
+def draw_folds(patients: Sequence[str], strata: Sequence[tuple[object, ...]], folds: int, seed: int) -> dict[str, str]:
+    """Patient → fold `1` … `folds`, at random, with the same share of every stratum in each as far as possible.
+
+    Patients are put in a row as for `draw_split` and dealt out in turn.
+
+    Raises:
+        FitError: a patient stands twice, or there are fewer patients than folds.
+    """
+    if len(set(patients)) != len(patients):
+        raise FitError("split: a patient stands twice in the store's clinical table; extract it again")
+    if not 2 <= folds <= len(patients):
+        raise FitError(f"folds: expected 2 to {len(patients)} (the number of patients), found {folds}")
+    ties = np.random.default_rng(seed).random(len(patients))
+    row = sorted(range(len(patients)), key=lambda p: (*map(str, strata[p]), ties[p]))
+    dealt = {patients[p]: str(place % folds + 1) for place, p in enumerate(row)}
+    return {patient: dealt[patient] for patient in patients}
+
+
+def centre_folds(patients: Sequence[str], centres: Sequence[str]) -> dict[str, str]:
+    """Patient → centre: one fold a centre.
+
+    Raises:
+        FitError: there is only one centre.
+    """
+    if len(set(centres)) < 2:
+        raise FitError(f"folds by centre: all {len(patients)} patients are of one centre; use folds instead")
+    return dict(zip(patients, centres, strict=True))
+
+
+def fold_split(
+    patients: Sequence[str], strata: Sequence[tuple[object, ...]], held_out: Collection[str], settings: SplitSettings
+) -> Split:
+    """The split of one fold: `held_out` tests; of the others `settings.validation` validates, stratified."""
+    rest = [p for p, patient in enumerate(patients) if patient not in held_out]
+    inner = draw_split(
+        [patients[p] for p in rest], [strata[p] for p in rest], settings.model_copy(update={"test": 0.0})
+    )
+    return Split({patient: inner.parts.get(patient, "test") for patient in patients})
 
 
 def _every(row: Sequence[int], share: float, offset: float) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .metrics import CONFIDENCE, Estimate, Numbers
+from .estimates import CONFIDENCE, Estimate, Numbers
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +23,15 @@ from ..errors import FitError
 from ..stores.pack import pack
 from ..stores.packed import Packed
 from ..stores.records import Store
-from . import checkpoint, losses, metrics
-from .dataset import Dataset, Layout, OmicsScaler, fit_scalers, layout_of
+from . import checkpoint, losses, metrics, trackers
+from .card import write_card
+from .characteristics import save_clinical
+from .dataset import Batch, Dataset, Layout, OmicsScaler, fit_scalers, layout_of
+from .epochs import BestEpochs, Checkpoint, Means, step_size
 from .model import MuMo
 from .predict import Scores, prediction_frame, prediction_rows, resolve_device, save_predictions, score
 from .splits import PARTS, Split, split_for
+from .tabular import add_tables, table_digests
 
 Progress = Callable[[int, int, dict[str, Any]], None]
 """Called after each epoch with its number (from 1), the number of epochs, and its line of the history."""
@@ -59,6 +62,10 @@ class Trained:
     """With the averaged weights."""
     selected: tuple[int, ...]
     """Epochs (from 1) whose weights were averaged, best first."""
+    epochs: int
+    """Epochs that were trained; fewer than asked for after an early stop."""
+    averaged: dict[str, float]
+    """Loss, AUC and C-index of the averaged weights on validation."""
 
 
 def fit(
@@ -69,10 +76,12 @@ def fit(
     device: str = "auto",
     progress: Progress | None = None,
     force: bool = False,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Train MuMo on a store and write everything about it into the folder `run` (see `checkpoint`).
 
-    The same store, settings and seed give the same weights on a CPU with the same number of threads.
+    The same store, settings and seed give the same weights on a CPU with the same number of threads, also when the
+    training was killed and resumed.
 
     Args:
         store: folder of a store that `mumo extract` has filled.
@@ -81,45 +90,79 @@ def fit(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         progress: called after each epoch.
         force: take the folder whatever it holds; files that are none of a run's are left alone.
+        resume: go on with a run that was killed or failed; of a finished one, return its metrics.
 
     Returns:
         What metrics.json says (see `metrics.evaluate`).
 
     Raises:
         StoreError: the store is not there, is stale or contradicts itself.
-        FitError: the folder is taken, nobody to train on or only one class, a split that cannot be used, or a loss
-            that is no longer finite.
+        FitError: the folder is taken, nobody to train on or only one class, a split that cannot be used, a run to
+            resume that has another store, settings or split, or a loss that is no longer finite.
     """
-    started = time.perf_counter()
     target = resolve_device(device)
-    checkpoint.check_free(run, force=force)
-    prepared = prepare(pack(Store.open(store)), settings)
-    info = _facts(prepared, settings, target)
-    checkpoint.begin(run, info, force=force)
+    if not resume:
+        checkpoint.check_free(run, force=force)
+    packed = add_tables(pack(Store.open(store)), settings.fit.tables)
+    return fit_packed(packed, store, run, settings, device=target, progress=progress, force=force, resume=resume)
+
+
+def fit_packed(
+    packed: Packed,
+    store: Path,
+    run: Path,
+    settings: Settings,
+    *,
+    device: torch.device,
+    split: Split | None = None,
+    progress: Progress | None = None,
+    force: bool = False,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """The same on the pack of a store, with a split of its patients in place of the settings'."""
+    started = time.perf_counter()
+    prepared = prepare(packed, settings, split)
+    info = _facts(prepared, settings, device)
+    found = checkpoint.check_resumable(run, info, settings, prepared.split) if resume else "new"
+    if found == "finished":
+        return checkpoint.read_metrics(run)
+    keeper = Checkpoint(run / "checkpoint")
+    if found == "new":
+        checkpoint.begin(run, info, force=force or resume)
+    else:
+        checkpoint.mark_running(run, info)
     try:
-        checkpoint.save_config(run, settings.model, settings.fit)
-        checkpoint.save_inputs(run, prepared.layout, prepared.packed.codes)
-        checkpoint.save_split(run, prepared.split)
-        checkpoint.save_scalers(run, prepared.scalers)
-        with (run / "history.jsonl").open("w", encoding="utf-8") as history:
-            trained = train(
-                prepared, settings, device=target, progress=_recorder(history.write, history.flush, progress)
-            )
+        if found == "new":
+            checkpoint.save_config(run, settings.model, settings.fit)
+            checkpoint.save_inputs(run, prepared.layout, prepared.packed.codes)
+            checkpoint.save_split(run, prepared.split)
+            checkpoint.save_scalers(run, prepared.scalers)
+            save_clinical(run / "clinical.parquet", packed, store)
+        with (
+            checkpoint.History(run / "history.jsonl") as history,
+            trackers.opened(settings.fit.trackers, run, settings) as tracked,
+        ):
+            record = _recorder(history, [*tracked, *([progress] if progress else [])])
+            trained = train(prepared, settings, device=device, progress=record, keeper=keeper, resumed=history.keep)
         checkpoint.save_weights(run, trained.model.state_dict())
-        threshold, evaluated = _evaluate(run, prepared, trained.model, settings.fit, target)
+        threshold, evaluated = _evaluate(run, prepared, trained.model, settings.fit, device)
         info |= {
             "selected_epochs": list(trained.selected),
+            "epochs": trained.epochs,
+            "averaged": trained.averaged,
             "threshold": threshold,
             "seconds": round(time.perf_counter() - started, 3),
         }
+        write_card(run / "MODEL_CARD.md", info, settings, evaluated)
         checkpoint.finish(run, info)
+        keeper.remove()
     except BaseException as error:
         checkpoint.fail(run, info, error)
         raise
     return evaluated
 
 
-def prepare(packed: Packed, settings: Settings) -> Prepared:
+def prepare(packed: Packed, settings: Settings, split: Split | None = None) -> Prepared:
     """Split, omics statistics of the training patients, and what the model will read.
 
     Raises:
@@ -127,7 +170,7 @@ def prepare(packed: Packed, settings: Settings) -> Prepared:
     """
     if not packed.patients:
         raise FitError("the store has no patients; check the cohort's patient table and run `mumo extract clinical`")
-    split = split_for(packed, settings.fit.split)
+    split = split or split_for(packed, settings.fit.split)
     train_patients = split.indices(packed.patients, "train")
     labels = packed.labels[train_patients]
     found = sorted({int(label) for label in labels if label >= 0})
@@ -137,6 +180,11 @@ def prepare(packed: Packed, settings: Settings) -> Prepared:
             f"the {len(labels)} training patients have {what}; response cannot be learnt from fewer than two classes. "
             "Check RECIST, PFS and labels.cutoff_days in the cohort file"
         )
+    if packed.labels.max() >= settings.model.classes:
+        raise FitError(
+            f"the store has labels up to {packed.labels.max()}, the model {settings.model.classes} classes; "
+            "set model.classes"
+        )
     scalers = fit_scalers(packed, train_patients, settings.fit.omics_limit)
     layout = layout_of(packed, scalers, settings.model)
     for name in settings.model.modalities:
@@ -145,47 +193,104 @@ def prepare(packed: Packed, settings: Settings) -> Prepared:
     return Prepared(packed, split, scalers, layout, Dataset(packed, layout, scalers, settings.fit.survival_endpoint))
 
 
-def train(prepared: Prepared, settings: Settings, *, device: torch.device, progress: Progress | None = None) -> Trained:
+def train(
+    prepared: Prepared,
+    settings: Settings,
+    *,
+    device: torch.device,
+    progress: Progress | None = None,
+    keeper: Checkpoint | None = None,
+    resumed: Callable[[int], object] = lambda epochs: None,
+) -> Trained:
     """The loop: Adam over random draws of bags and lesions; the best epochs on validation are averaged.
 
     Epochs are ranked by AUC on validation, then by loss, then the later first.
+
+    Args:
+        prepared: what to train on.
+        settings: sections `model` and `fit`.
+        device: where.
+        progress: called after each epoch.
+        keeper: checkpoint to go on from, and to write after each epoch.
+        resumed: called once with the number of epochs that the checkpoint holds.
     """
     fit, dataset = settings.fit, prepared.dataset
     patients, validation = prepared.patients("train"), prepared.patients("validation")
     best = BestEpochs(fit.average_best)
     with _seeded(fit.seed, device):
         model = MuMo(prepared.layout, settings.model).to(device)
-        optimiser = torch.optim.Adam(
-            model.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay, fused=True
-        )
-        for epoch in range(fit.epochs):
+        stepper = Stepper(model, prepared, settings, device)
+        done = keeper.load(model, stepper.optimiser, stepper.scaler, best) if keeper else 0
+        resumed(done)
+        while done < fit.epochs and not _stopped(best, done, fit.patience):
             started = time.perf_counter()
-            rng = np.random.default_rng([fit.seed, epoch])
+            rng = np.random.default_rng([fit.seed, done])
             torch.manual_seed(int(rng.integers(2**63)))  # dropout; an epoch does not depend on how many came before
-            auxiliary = fit.auxiliary_weight * losses.fade(epoch, fit.epochs)
             means = Means()
             model.train()
-            for batch_on_host in dataset.training_batches(
+            batches = dataset.training_batches(
                 patients, size=fit.batch_patients, bags=fit.bags_per_patient, lesions=fit.lesions_per_patient, rng=rng
-            ):
-                batch = batch_on_host.to(device)
-                terms = losses.terms(model(batch), batch, fit, align=settings.model.alignment)
-                loss = terms.total(fit, auxiliary)
-                if loss is None:
-                    continue
-                value = _finite(loss, epoch)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                torch.nn.utils.clip_grad_norm_(model.parameters(), fit.max_gradient_norm)
-                optimiser.step()
-                means.add({"loss": value, **terms.values()})
+            )
+            for number, batch in enumerate(batches):
+                means.add(stepper.step(batch.to(device), done, number))
             scores = validate(model, dataset, validation, fit, device)
-            line = {"epoch": epoch + 1, "train": means.values(), "validation": scores}
-            best.offer(epoch + 1, scores, model.state_dict())
+            done += 1
+            best.offer(done, scores, model.state_dict())
+            if keeper is not None and keeper.due(fit.checkpoint_seconds):
+                keeper.save(done, model, stepper.optimiser, stepper.scaler, best)
             if progress is not None:
-                progress(epoch + 1, fit.epochs, {**line, "seconds": round(time.perf_counter() - started, 4)})
+                line = {"epoch": done, "train": means.values(), "validation": scores}
+                progress(done, fit.epochs, {**line, "seconds": round(time.perf_counter() - started, 4)})
         model.load_state_dict(best.average())
-    return Trained(model.eval(), best.epochs)
+        averaged = validate(model, dataset, validation, fit, device)
+    return Trained(model.eval(), best.epochs, done, averaged)
+
+
+def _stopped(best: BestEpochs, done: int, patience: int) -> bool:
+    return bool(patience and done and done - best.epochs[0] >= patience)
+
+
+class Stepper:
+    """One step of the optimiser after another."""
+
+    def __init__(self, model: MuMo, prepared: Prepared, settings: Settings, device: torch.device) -> None:
+        fit = settings.fit
+        if fit.precision == "float16" and device.type == "cpu":
+            raise FitError("fit.precision = float16 needs CUDA; use bfloat16 or float32 on a CPU")
+        self.model, self.fit = model, fit
+        self.align = settings.model.alignment
+        patients = prepared.patients("train")
+        weights = losses.class_weights(prepared.dataset.labels[patients], fit, settings.model.classes)
+        self.weights = None if weights is None else weights.to(device)
+        self.steps = -(-len(patients) // fit.batch_patients)
+        self.optimiser = torch.optim.Adam(
+            model.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay, fused=True
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=fit.precision == "float16")
+        self.autocast = torch.autocast(
+            device.type, getattr(torch, fit.precision), enabled=fit.precision != "float32", cache_enabled=False
+        )
+
+    def step(self, batch: Batch, epoch: int, number: int) -> dict[str, float | None]:
+        """Step `number` of an epoch (both from 0); the terms of its loss, nothing when no term was there."""
+        fit = self.fit
+        with self.autocast:
+            output = self.model(batch)
+        auxiliary = fit.auxiliary_weight * losses.fade(epoch, fit.epochs)
+        terms = losses.terms(output.float(), batch, fit, align=self.align, weights=self.weights)
+        loss = terms.total(fit, auxiliary)
+        if loss is None:
+            return {}
+        value = _finite(loss, epoch)
+        for group in self.optimiser.param_groups:
+            group["lr"] = step_size(epoch + (number + 1) / self.steps, fit)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimiser)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), fit.max_gradient_norm)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return {"loss": value, **terms.values()}
 
 
 def validate(
@@ -196,7 +301,7 @@ def validate(
     labels, days, events = dataset.labels[patients], dataset.days[patients], dataset.events[patients]
     return {
         "loss": _loss(scores, labels, days, events, fit),
-        "auc": metrics.auc(np.where(labels < 0, np.nan, labels), scores.probability),
+        "auc": metrics.auc(np.where(labels < 0, np.nan, labels > 0), scores.probability),
         "c_index": metrics.concordance(days, np.where(np.isnan(days), np.nan, events), scores.risk),
     }
 
@@ -225,57 +330,6 @@ def _finite(loss: Tensor, epoch: int) -> float:
     return value
 
 
-class Means:
-    """Running means of named numbers; None does not count, and what was always None stays so."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
-
-    def add(self, values: Mapping[str, float | None]) -> None:
-        """Count one more of each."""
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + (value or 0.0)
-            self._counts[name] = self._counts.get(name, 0) + (value is not None)
-
-    def values(self) -> dict[str, float | None]:
-        """The means."""
-        return {name: self._sums[name] / count if count else None for name, count in self._counts.items()}
-
-
-class BestEpochs:
-    """The weights of the best epochs on validation, and their average."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._kept: list[tuple[tuple[float, float, int], dict[str, Tensor]]] = []
-
-    def offer(self, epoch: int, scores: Mapping[str, float], state: Mapping[str, Tensor]) -> None:
-        """Keep a copy of an epoch's weights if it is among the best so far."""
-        auc, loss = scores["auc"], scores["loss"]
-        rank = (-math.inf if math.isnan(auc) else auc, -math.inf if math.isnan(loss) else -loss, epoch)
-        if len(self._kept) == self._count and rank < self._kept[-1][0]:
-            return
-        self._kept.append((rank, {name: tensor.detach().clone() for name, tensor in state.items()}))
-        self._kept.sort(key=lambda kept: kept[0], reverse=True)
-        del self._kept[self._count :]
-
-    @property
-    def epochs(self) -> tuple[int, ...]:
-        """The epochs that are kept, best first."""
-        return tuple(rank[2] for rank, _ in self._kept)
-
-    def average(self) -> dict[str, Tensor]:
-        """The mean of each weight; what is no floating-point number (a counter) comes from the best epoch."""
-        states = [state for _, state in self._kept]
-        return {
-            name: torch.stack([state[name].double() for state in states]).mean(dim=0).to(tensor.dtype)
-            if tensor.is_floating_point()
-            else tensor
-            for name, tensor in states[0].items()
-        }
-
-
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's generators, and give the caller's back afterwards."""
@@ -285,15 +339,14 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _recorder(write: Callable[[str], object], flush: Callable[[], object], progress: Progress | None) -> Progress:
-    """Progress that also writes each epoch's line of the history."""
+def _recorder(history: checkpoint.History, listeners: Sequence[Progress]) -> Progress:
+    """Progress that writes each epoch's line of the history, then tells the listeners."""
 
     def record(epoch: int, epochs: int, line: dict[str, Any]) -> None:
         line = checkpoint.json_able(line)
-        write(json.dumps(line, allow_nan=False) + "\n")
-        flush()
-        if progress is not None:
-            progress(epoch, epochs, line)
+        history.add(line)
+        for listener in listeners:
+            listener(epoch, epochs, line)
 
     return record
 
@@ -309,7 +362,7 @@ def _evaluate(
     scores = score(model, prepared.dataset, np.arange(len(packed.patients)), device=device, size=fit.batch_patients)
     parts = [prepared.split.parts[patient] for patient in packed.patients]
     chosen = prepared.patients("validation" if "test" in parts else "train")
-    labels = np.where(packed.labels[chosen] < 0, np.nan, packed.labels[chosen])
+    labels = np.where(packed.labels[chosen] < 0, np.nan, packed.labels[chosen] > 0)
     threshold = metrics.youden_threshold(labels, scores.probability[chosen])
     rows = prediction_rows(packed, scores, parts)
     save_predictions(run / "predictions.parquet", rows)
@@ -336,10 +389,12 @@ def _facts(prepared: Prepared, settings: Settings, device: torch.device) -> dict
         "weights": packed.weights,
         "weights_sha256": packed.weights_sha256,
         "windows_digest": packed.windows_digest,
+        "tables": table_digests(settings.fit.tables),
+        "words": {name: units.features.shape[1] for name, units in packed.units.items() if units.has_words},
         "patients": {
             part: {
                 "patients": len(chosen),
-                "responders": int((packed.labels[chosen] == 1).sum()),
+                "responders": int((packed.labels[chosen] > 0).sum()),
                 "non_responders": int((packed.labels[chosen] == 0).sum()),
                 "unlabelled": int((packed.labels[chosen] < 0).sum()),
             }

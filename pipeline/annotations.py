@@ -1,4 +1,4 @@
-"""Annotations: polygons of ASAP (XML) and QuPath (GeoJSON), and the region classes that they give to places.
+"""Annotation files: polygons of ASAP (XML) and QuPath (GeoJSON) with the classes of their groups.
 
 Coordinates are pixels of level 0, as both programs write them.
 """
@@ -6,23 +6,20 @@ Coordinates are pixels of level 0, as both programs write them.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
-import numpy as np
-import numpy.typing as npt
 import shapely
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import iterparse
 from shapely.geometry.base import BaseGeometry
 
 from ..config import TilesSettings
-from .jit import compiled
+from .crossings import cannot_be_repaired
 from .slides import SlideError
 
 NO_GROUP = "None"
@@ -83,43 +80,6 @@ def read_annotations(path: Path, slide: str, settings: TilesSettings) -> Annotat
     except OSError as error:
         raise _refused(slide, f"{path.name}, which cannot be read", "a readable file", "Check its rights.") from error
     return collector.annotations()
-
-
-class PolygonRegions:
-    """Region classes of places, from areas with classes. Places that are in no area, or in one of class 0, have 0.
-
-    Overlaps are settled by `region_priority`: the highest class, the lowest, or that of the area drawn last.
-    """
-
-    def __init__(
-        self,
-        areas: Sequence[tuple[int, BaseGeometry]],
-        size_level0: tuple[int, int],
-        priority: Literal["highest", "lowest", "last"],
-    ) -> None:
-        """Keep the areas (class, px of level 0), in the order in which they were drawn, cut to the slide's size."""
-        slide = shapely.box(0, 0, *size_level0)
-        cut = [(kind, shapely.intersection(area, slide)) for kind, area in areas]
-        layers = [(kind, area) for kind, area in _layers(cut, priority) if area.area > 0]
-        self._layers = [(kind, _edges(area)) for kind, area in layers]
-        inside = shapely.union_all([area for kind, area in layers if kind > 0])
-        self.bounds_level0: tuple[float, float, float, float] | None = None if inside.is_empty else inside.bounds
-        """Left, top, right, bottom of all areas of a class above 0, px of level 0; none where there are none."""
-
-    def class_map(
-        self, x_level0: float, y_level0: float, step_level0: float, shape: tuple[int, int]
-    ) -> npt.NDArray[np.uint8]:
-        """Classes at the centres of a grid of `shape` (y, x) squares of side `step_level0` whose upper left corner
-        is (x_level0, y_level0)."""
-        classes = np.zeros(shape, np.uint8)
-        top, bottom = y_level0, y_level0 + shape[0] * step_level0
-        for kind, edges in self._layers:
-            near = edges[(edges[:, 1] <= bottom) & (edges[:, 3] >= top)]
-            if len(near):
-                inside = np.zeros(shape, np.bool_)
-                _fill(near, x_level0, y_level0, step_level0, inside)
-                classes[inside] = kind
-        return classes
 
 
 def classify(annotations: Annotations, region_classes: Mapping[str, int], slide: str) -> list[tuple[int, BaseGeometry]]:
@@ -198,6 +158,10 @@ class _Collector:
         rings = [ring for ring in rings if len(set(ring)) >= 3]
         area = shapely.Polygon(rings[0], rings[1:]) if rings else shapely.Polygon()
         if not area.is_valid:
+            if cannot_be_repaired(area):
+                raise self.refused(
+                    f"area {number}, which crosses itself too often to be repaired", "a simple polygon", "Draw it anew."
+                )
             try:
                 area = _polygons_of(shapely.make_valid(area))
             except shapely.errors.ShapelyError as error:
@@ -356,55 +320,3 @@ def _polygons_of(geometry: BaseGeometry) -> BaseGeometry:
     """The part of a geometry that has an extent: repair leaves lines and points beside it."""
     parts = [part for part in shapely.get_parts(geometry) if part.geom_type in _AREAS_GEOJSON]
     return shapely.union_all(parts) if parts else shapely.Polygon()
-
-
-def _layers(areas: Sequence[tuple[int, BaseGeometry]], priority: str) -> list[tuple[int, BaseGeometry]]:
-    """Areas joined to as few layers as can be, in the order in which they are painted, the last on top."""
-    if priority == "last":
-        runs: list[tuple[int, list[BaseGeometry]]] = []
-        for kind, area in areas:
-            if not runs or runs[-1][0] != kind:
-                runs.append((kind, []))
-            runs[-1][1].append(area)
-    else:
-        kinds = sorted({kind for kind, _ in areas}, reverse=priority == "lowest")
-        runs = [(kind, [area for other, area in areas if other == kind]) for kind in kinds]
-    return [(kind, shapely.union_all(parts)) for kind, parts in runs]
-
-
-def _edges(area: BaseGeometry) -> npt.NDArray[np.float64]:
-    """Edges of all rings as rows (x, y, x, y), the upper end first; level edges, which no row crosses, left out."""
-    rings = shapely.get_rings(shapely.get_parts(area))
-    points = [shapely.get_coordinates(ring) for ring in rings]
-    if not points:
-        return np.empty((0, 4))
-    edges = np.concatenate([np.hstack([ring[:-1], ring[1:]]) for ring in points])
-    upward = edges[:, 1] > edges[:, 3]
-    edges[upward] = edges[upward][:, [2, 3, 0, 1]]
-    return edges[edges[:, 1] < edges[:, 3]]
-
-
-@compiled
-def _fill(
-    edges: npt.NDArray[np.float64], x_low: float, y_low: float, step: float, inside: npt.NDArray[np.bool_]
-) -> None:
-    """Even-odd rule at the centres of squares: each edge flips all centres to its right in the rows it crosses.
-
-    A centre exactly on an edge belongs to the area on its right or below, so areas that touch share no centre.
-    """
-    height, width = inside.shape
-    for k in range(edges.shape[0]):
-        x0, y0, x1, y1 = edges[k, 0], edges[k, 1], edges[k, 2], edges[k, 3]
-        slope = (x1 - x0) / (y1 - y0)
-        first = max(math.ceil((y0 - y_low) / step - 0.5), 0)
-        last = min(math.ceil((y1 - y_low) / step - 0.5), height)
-        for i in range(first, last):
-            x = x0 + (y_low + (i + 0.5) * step - y0) * slope
-            j = max(math.ceil((x - x_low) / step - 0.5), 0)
-            if j < width:
-                inside[i, j] = not inside[i, j]
-    for i in range(height):
-        state = False
-        for j in range(width):
-            state = state != inside[i, j]
-            inside[i, j] = state

@@ -1,8 +1,8 @@
 """The network that turns words and lesion crops into feature vectors, and its weights.
 
-A backbone is a torchvision classifier without its last linear layer. Images enter as uint8, are scaled to [0, 1] and
-normalised with ImageNet's mean and standard deviation; out come the globally averaged features, for MnasNet 1.0
-1280 numbers an image.
+A backbone is a classifier of torchvision or timm without its last linear layer. Images enter as uint8, are scaled to
+[0, 1] and normalised with ImageNet's mean and standard deviation; out come the globally averaged features, for MnasNet
+1.0 1280 numbers an image.
 
 Weights are torchvision's ImageNet weights, a file, or drawn from a seed. PyTorch is imported only where it is needed,
 so that planning thousands of items stays cheap.
@@ -18,7 +18,7 @@ import os
 import pickle
 import urllib.error
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -50,12 +50,17 @@ class Architecture:
     """One network of the registry."""
 
     head: str
-    """Attribute of torchvision's model that holds the classifier: a linear layer, or a sequence that ends in one."""
-    weights: str
-    """Member of torchvision's weights enum that `imagenet` stands for."""
-    file: str
+    """Attribute of the model that holds the classifier: a linear layer, or a sequence that ends in one."""
+    weights: str | None = None
+    """Member of torchvision's weights enum that `imagenet` stands for; none: weights must be a file."""
+    file: str = ""
     """File name of these weights; the digits after its last dash begin the file's SHA-256."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the model's constructor."""
 
+
+_ANY_SIZE: Mapping[str, Any] = MappingProxyType({"dynamic_img_size": True})
+"""Vision transformers take words of any size; their position embeddings are interpolated."""
 
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
@@ -65,9 +70,17 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "resnet50": Architecture("fc", "IMAGENET1K_V2", "resnet50-11ad3fa6.pth"),
         "efficientnet_b0": Architecture("classifier", "IMAGENET1K_V1", "efficientnet_b0_rwightman-7f5810bc.pth"),
         "convnext_tiny": Architecture("classifier", "IMAGENET1K_V1", "convnext_tiny-983f1562.pth"),
+        "timm:resnet50": Architecture("fc"),
+        "timm:convnext_base": Architecture("head.fc"),
+        "timm:swin_tiny_patch4_window7_224": Architecture("head.fc", options={"strict_img_size": False}),
+        "timm:vit_small_patch16_224": Architecture("head", options=_ANY_SIZE),
+        "timm:vit_base_patch16_224": Architecture("head", options=_ANY_SIZE),
+        "timm:vit_large_patch16_224": Architecture("head", options=_ANY_SIZE),
+        "timm:vit_large_patch16_224-layerscale": Architecture("head", options={**_ANY_SIZE, "init_values": 1e-5}),
     }
 )
-"""Networks that `embed.backbone` may name."""
+"""Networks that `embed.backbone` may name. Those of timm need the extra `timm`, and their weights are a file: many
+published pathology encoders are such vision transformers (`-layerscale` adds the scales that DINOv2 trains)."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +123,11 @@ def weights_identity(settings: EmbedSettings) -> str:
     """
     known = architecture(settings.backbone)
     if settings.weights == "imagenet":
+        if known.weights is None:
+            raise ConfigError(
+                f"embed.weights: found imagenet, but the weights of {settings.backbone} must be a file; set "
+                "embed.weights to the path of a .safetensors or .pth file"
+            )
         return f"torchvision:{known.file}"
     if settings.weights.startswith("random:"):
         return f"random:{_seed(settings.weights)}:scheme-{RANDOM_SCHEME}"
@@ -149,7 +167,7 @@ def _check_file(name: str, found: str, settings: EmbedSettings) -> None:
     suffix = Path(name).suffix
     if suffix not in {".safetensors", ".pth", ".pt"}:
         raise ConfigError(f"embed.weights: {name} is of an unknown kind; expected a .safetensors or .pth file")
-    known = [entry.file for entry in ARCHITECTURES.values()]
+    known = [entry.file for entry in ARCHITECTURES.values() if entry.file]
     expected = settings.weights_sha256.lower() if settings.weights_sha256 else ""
     if not expected and name in known:
         expected = _name_prefix(name)
@@ -195,11 +213,11 @@ def load_backbone(settings: EmbedSettings, device: str = "cpu") -> Backbone:
 @functools.lru_cache(maxsize=2)
 def _load(settings: EmbedSettings, identity: str, device: str) -> Backbone:
     import torch
-    import torchvision
 
     known = architecture(settings.backbone)
     with torch.random.fork_rng(devices=[]):  # constructors draw weights from the global generator
-        module: torch.nn.Module = torchvision.models.get_model(settings.backbone, weights=None)
+        torch.manual_seed(0)  # what `randomise` leaves alone (position embeddings) is the same every time
+        module = _construct(settings.backbone, known)
     head, width = _cut_head(module, known.head)
     if settings.weights.startswith("random:"):
         from .random_weights import randomise
@@ -217,13 +235,30 @@ def _load(settings: EmbedSettings, identity: str, device: str) -> Backbone:
     return Backbone(settings.backbone, module, width, name, digest)
 
 
+def _construct(name: str, known: Architecture) -> torch.nn.Module:
+    """The network without weights. ConfigError where timm is needed and missing."""
+    module: torch.nn.Module
+    if not name.startswith("timm:"):
+        import torchvision
+
+        module = torchvision.models.get_model(name, weights=None)
+        return module
+    try:
+        import timm
+    except ImportError as error:
+        raise ConfigError(f"embed.backbone: {name} needs the package timm; install mumo with the extra timm") from error
+    base = name.removeprefix("timm:").removesuffix("-layerscale")
+    module = timm.create_model(base, pretrained=False, **known.options)
+    return module
+
+
 def _cut_head(module: torch.nn.Module, attribute: str) -> tuple[str, int]:
     """Replace the last linear layer by nothing; returns its name in the state dict, and the width before it."""
     import torch
 
-    head = getattr(module, attribute)
+    head: Any = module.get_submodule(attribute)
     if isinstance(head, torch.nn.Linear):
-        setattr(module, attribute, torch.nn.Identity())
+        module.set_submodule(attribute, torch.nn.Identity())
         return f"{attribute}.", head.in_features
     last = len(head) - 1
     width = int(head[last].in_features)
@@ -241,6 +276,7 @@ def _imagenet_file(known: Architecture) -> Path:
     import torchvision
 
     name = next(name for name, entry in ARCHITECTURES.items() if entry == known)
+    assert known.weights is not None
     url = torchvision.models.get_model_weights(name)[known.weights].url
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ..errors import CohortError, InputError
 from ..stores.records import fingerprint
-from ..stores.specs import CODES_SCHEMA, IMAGES, PATIENTS, CodeGroup, CodeSpec
+from ..stores.specs import CODES_SCHEMA, IMAGES, MEASURES, PATIENTS, CodeGroup, CodeSpec
 from ..stores.tables import write_rows, write_table
 from .cohort import Cohort, Patient, load_cohort
 from .fields import (
@@ -44,6 +44,8 @@ _RESPONSE = {"CR": 1, "PR": 1, "PD": 0}
 _LYMPH_NODE_SITES = ("none", "local", "abdominal or retroperitoneal", "mediastinal or supraclavicular", "other distant")
 _NO_YES = ("no", "yes")
 _EDGE_TOLERANCE = 1e-9
+_MEASURES = {"age": "years", "tils": "", "tumour_proportion": "", "metastatic_lesions": ""}
+"""Numbers that are also kept as they are, with their units."""
 
 
 def label(
@@ -170,10 +172,10 @@ class ClinicalPayload:
 
 
 class ClinicalStage(Stage):
-    """All patients of the cohort, as one item: `patients.parquet`, `codes.parquet` and `images.parquet`."""
+    """All patients of the cohort, as one item: `patients`, `codes`, `measures` and `images`, each `.parquet`."""
 
     name = "clinical"
-    version = 1
+    version = 2
 
     def plan(self, cohort: Cohort, settings: Settings, store: Store) -> list[Item]:
         """The one item. It depends on the cohort file and on the tables of patients and reports."""
@@ -205,6 +207,7 @@ class ClinicalStage(Stage):
         rows = [_patient_row(patient, cohort.cutoff_days[patient.treatment_group]) for patient in cohort.patients]
         write_table(out / "patients.parquet", rows, PATIENTS)
         write_table(out / "images.parquet", _image_rows(cohort), IMAGES)
+        write_table(out / "measures.parquet", _measure_rows(cohort), MEASURES)
         specs = code_specs(settings.clinical)
         write_rows(
             out / "codes.parquet",
@@ -235,6 +238,18 @@ def _patient_row(patient: Patient, cutoff_days: float) -> dict[str, Any]:
         "label_rule": rule,
         **{name: fields[name] for name in copied},
     }
+
+
+def _measure_rows(cohort: Cohort) -> list[dict[str, Any]]:
+    rows = []
+    for patient in cohort.patients:
+        values = {name: patient.fields[name] for name in _MEASURES}
+        rows += [
+            {"patient": patient.patient, "item": name, "unit": _MEASURES[name], "value": float(value)}
+            for name, value in values.items()
+            if value is not None
+        ]
+    return rows
 
 
 def _image_rows(cohort: Cohort) -> list[dict[str, Any]]:

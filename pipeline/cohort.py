@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..config import ClinicalSettings
-from ..errors import CohortError, Problem
+from ..errors import CohortError, InputError, Problem
 from .cohort_file import CohortFile, LesionsSection, expand_variables, read_cohort_file, shorten
 from .fields import BOX, ct_fields, lesion_fields, patient_fields, slide_fields
+from .label_table import read_label_table
 from .patients import PatientTables, check_ids, read_patients, unknown_reference
-from .source_tables import Row, TableRows, read_fields
+from .source_tables import Row, TableRows, read_fields, read_word
 
 MAX_TARGETS = 5
 """Target lesions a patient (RECIST 1.1); more is a warning."""
@@ -51,11 +52,13 @@ class Lesion:
     """One of `config.LESION_TYPES`."""
     mask: Path | None
     label: int | None
-    """Value of the lesion's voxels in the mask; none: every voxel that is not 0."""
+    """Value of the lesion's voxels in the mask, or number of its region; none: every voxel that is not 0."""
     box: tuple[float, float, float, float, float, float] | None
     """Corners x, y, z low; x, y, z high, in `box_unit`; both corners inside the box."""
     box_unit: Literal["voxel", "mm"]
     """Voxel indices of the image as stored in its file, or millimetres in the patient (LPS)."""
+    roi: str | None = None
+    """Name or number of the lesion's region where the mask is a DICOM RTSTRUCT or SEG."""
 
 
 @dataclass(frozen=True)
@@ -301,6 +304,7 @@ def _lesions(
     problems += [*found, *check_ids(table, "lesion", within="ct")]
     # of rows with the same id, which is a problem of its own, the first counts
     study_masks = {row.values["ct"]: row.values["mask"] for row in reversed(studies.rows) if row.values["ct"]}
+    names = _label_tables(studies, folder, problems)
     masks_lost = any("mask" in row.bad for row in studies.rows)
     lesions: dict[str, list[Lesion]] = defaultdict(list)
     rows: dict[str, list[Row]] = defaultdict(list)
@@ -318,15 +322,60 @@ def _lesions(
             remedy = f"Fill in {', '.join(BOX)}, or mask."
             problems.append(table.problem(row, "", found="neither box nor mask", expected=expected, remedy=remedy))
         own = lesions[values["ct"]]
-        if values["lesion"] and values["lesion_type"]:
+        label, lesion_type, found = _named(table, row, names.get(values["ct"]), section)
+        problems += found
+        if values["lesion"] and lesion_type:
             mask_path = folder / mask if mask else None
             own.append(
-                Lesion(values["lesion"], values["lesion_type"], mask_path, values["label"], box, section.box_unit)
+                Lesion(values["lesion"], lesion_type, mask_path, label, box, section.box_unit, roi=values["roi"])
             )
             rows[values["ct"]].append(row)
     for ct, own in lesions.items():
         problems += _same_voxels(table, rows[ct], own)
     return table, lesions
+
+
+def _label_tables(studies: TableRows, folder: Path, problems: list[Problem]) -> dict[str, dict[int, str]]:
+    """Study → label → name, for the studies that have a table of labels."""
+    tables: dict[str, dict[int, str]] = {}
+    for row in studies.rows:
+        file = row.values["label_table"]
+        if not (file and row.values["ct"]):
+            continue
+        try:
+            tables[row.values["ct"]] = read_label_table(folder / file)
+        except InputError as error:
+            remedy = "Correct the path, or the file."
+            expected = "ITK-SNAP's label descriptions"
+            problems.append(studies.problem(row, "label_table", found=str(error), expected=expected, remedy=remedy))
+            tables[row.values["ct"]] = {}
+    return tables
+
+
+def _named(
+    table: TableRows, row: Row, names: Mapping[int, str] | None, section: LesionsSection
+) -> tuple[int | None, str | None, list[Problem]]:
+    """Label and type of a lesion: its own, or by the study's table of labels; and what is wrong with them."""
+    label, lesion_type, roi = (row.values[name] for name in ("label", "lesion_type", "roi"))
+    problems = []
+    if roi is not None and label is None and names:
+        fitting = [number for number, name in names.items() if name.casefold() == roi.casefold()]
+        if len(fitting) == 1:
+            label = fitting[0]
+        else:
+            found = f"{len(fitting)} labels of the name {shorten(roi)} in the study's label table"
+            problems.append(
+                table.problem(row, "roi", found=found, expected="one", remedy="Correct roi or label_table.")
+            )
+    if lesion_type is None and "lesion_type" not in row.bad and row.values["lesion"]:
+        spec = lesion_fields()["lesion_type"]
+        if names and label in names:
+            lesion_type = read_word(section, spec, names[label])
+        if lesion_type is None and not problems and names != {}:
+            found = "no type, nor a label whose name in the study's label table is one"
+            remedy = "Fill in lesion_type, or map the label's name in [lesions.values.lesion_type]."
+            problems.append(table.problem(row, "lesion_type", found=found, expected=spec.expected, remedy=remedy))
+    return label, lesion_type, problems
 
 
 def _box(
@@ -357,14 +406,15 @@ def _box(
 def _same_voxels(table: TableRows, rows: Sequence[Row], lesions: Sequence[Lesion]) -> Iterable[Problem]:
     """Lesions of one study that share a mask, and that neither a label nor a box tells apart."""
     in_mask = Counter(lesion.mask for lesion in lesions)
-    with_label = Counter((lesion.mask, lesion.label) for lesion in lesions)
+    with_label = Counter((lesion.mask, lesion.label, lesion.roi) for lesion in lesions)
     for row, lesion in zip(rows, lesions, strict=True):
         if lesion.mask is None or lesion.box is not None or row.bad & {*BOX, "label"}:
             continue
         # without a label a lesion is everything in the mask, the other lesions too
-        sharing = in_mask[lesion.mask] if lesion.label is None else with_label[lesion.mask, lesion.label]
+        named = lesion.label is not None or lesion.roi is not None
+        sharing = with_label[lesion.mask, lesion.label, lesion.roi] if named else in_mask[lesion.mask]
         if sharing > 1:
-            found = f"{lesion.label or 'nothing'}, in a mask that {sharing} lesions share"
+            found = f"{lesion.label or lesion.roi or 'nothing'}, in a mask that {sharing} lesions share"
             remedy = "Give the value of the lesion's voxels in the mask, or its box."
             yield table.problem(row, "label", found=found, expected="a label for each lesion", remedy=remedy)
 

@@ -19,8 +19,9 @@ def to_columns(source: Array, start: int, width: int, lines: Array) -> None:
     """
     whole = width // 8 * 8
     for x in range(0, whole, 8):
-        row0, row1, row2, row3 = source[start + x], source[start + x + 1], source[start + x + 2], source[start + x + 3]
-        row4, row5, row6, row7 = source[start + x + 4], source[start + x + 5], source[start + x + 6], source[start + x + 7]
+        at = start + x
+        row0, row1, row2, row3 = source[at], source[at + 1], source[at + 2], source[at + 3]
+        row4, row5, row6, row7 = source[at + 4], source[at + 5], source[at + 6], source[at + 7]
         for i in range(source.shape[1]):
             line = lines[i * width + x : i * width + x + 8]
             line[0], line[1], line[2], line[3] = row0[i], row1[i], row2[i], row3[i]
@@ -35,8 +36,9 @@ def from_columns(lines: Array, width: int, target: Array, start: int) -> None:
     """The reverse of `to_columns`."""
     whole = width // 8 * 8
     for x in range(0, whole, 8):
-        row0, row1, row2, row3 = target[start + x], target[start + x + 1], target[start + x + 2], target[start + x + 3]
-        row4, row5, row6, row7 = target[start + x + 4], target[start + x + 5], target[start + x + 6], target[start + x + 7]
+        at = start + x
+        row0, row1, row2, row3 = target[at], target[at + 1], target[at + 2], target[at + 3]
+        row4, row5, row6, row7 = target[at + 4], target[at + 5], target[at + 6], target[at + 7]
         for i in range(target.shape[1]):
             line = lines[i * width + x : i * width + x + 8]
             row0[i], row1[i], row2[i], row3[i] = line[0], line[1], line[2], line[3]

@@ -6,19 +6,20 @@ bounded by two of them whatever the slide's size. Features are stored as float16
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError, InputError, Problem, StoreError
 from ..stores import arrays
-from ..stores.specs import BAG_PIXELS, LESION_CROPS, LESION_FEATURES, WORD_FEATURES, ArraySpec
+from ..stores.specs import LESION_CROPS, LESION_FEATURES, WORD_FEATURES, ArraySpec
 from .backbone import Backbone, embed_images, image_tensor, load_backbone, resolve_device, weights_identity
+from .bags import BagOrigin, Bags, bag_origins, open_bags
+from .read_ahead import read_ahead
 from .stage import Item, Outcome, Stage, Upstream
 
 if TYPE_CHECKING:
@@ -41,22 +42,31 @@ class EmbedStage(Stage):
 
     def plan(self, cohort: Cohort, settings: Settings, store: Store) -> list[Item]:
         """One item a slide and one a CT study; raises ConfigError when the backbone or its weights make no sense."""
-        ids = [("tiles", f"slide-{slide.slide}", "pixels.zarr") for slide in cohort.slides]
-        ids += [("rois", f"ct-{study.ct}", "crops.zarr") for study in cohort.ct_studies]
-        if not ids:
+        if not (cohort.slides or cohort.ct_studies):
             return []
         inputs = {"weights_sha256": weights_identity(settings.embed)}
-        return [
-            Item(
-                stage=self.name,
-                item=item,
-                payload=None,
-                settings={"backbone": settings.embed.backbone},
-                inputs=inputs,
-                upstream=(Upstream(stage, item, part),),
-            )
-            for stage, item, part in ids
+        origins = bag_origins(cohort.slides, store, settings.tiles.max_pixels)
+        items = [
+            self._item(f"slide-{slide}", Upstream("tiles", f"slide-{slide}", "pixels.zarr"), origin, settings, inputs)
+            for slide, origin in origins.items()
         ]
+        for study in cohort.ct_studies:
+            upstream = Upstream("rois", f"ct-{study.ct}", "crops.zarr")
+            items.append(self._item(f"ct-{study.ct}", upstream, BagOrigin(), settings, inputs))
+        return items
+
+    def _item(
+        self, item: str, upstream: Upstream, origin: BagOrigin, settings: Settings, inputs: dict[str, str]
+    ) -> Item:
+        return Item(
+            stage=self.name,
+            item=item,
+            payload=origin.slide,
+            settings={"backbone": settings.embed.backbone},
+            inputs=inputs,
+            sources=origin.sources,
+            upstream=(upstream,),
+        )
 
     def check(self, cohort: Cohort, settings: Settings) -> list[Problem]:
         """Whether the backbone is known and its weights are there, without loading them."""
@@ -88,14 +98,21 @@ class EmbedStage(Stage):
         if found != planned:
             raise InputError(f"{item.item}: planned with the weights {planned}, found {found}; run extract again")
         (source,) = item.upstream
-        group = arrays.open_group(store.part(source.stage, source.item, source.part))
-        images = _words(group, item.item) if source.stage == "tiles" else _crops(group, item.item)
-        backbone = load_backbone(settings.embed, resolve_device(settings.run.device))
-        attributes = {"weights": backbone.weights_name, "weights_sha256": backbone.weights_sha256}
-        features = arrays.create_group(out / "features.zarr", {"backbone": backbone.name, **attributes})
-        write_features(features, images, backbone, settings.embed.batch_words)
-        summary = {images.kind: images.units, "backbone": backbone.name, "device": backbone.device.type, **attributes}
-        return Outcome("ok" if images.units else "empty", summary)
+        path = store.part(source.stage, source.item, source.part)
+        if source.stage == "tiles":
+            with open_bags(path, item.item, item.payload) as bags:
+                return _embed(_words(bags, item.item), settings, out)
+        return _embed(_crops(arrays.open_group(path), item.item), settings, out)
+
+
+def _embed(images: ImageSource, settings: Settings, out: Path) -> Outcome:
+    """Features of all images of an item into `features.zarr`."""
+    backbone = load_backbone(settings.embed, resolve_device(settings.run.device))
+    attributes = {"weights": backbone.weights_name, "weights_sha256": backbone.weights_sha256}
+    features = arrays.create_group(out / "features.zarr", {"backbone": backbone.name, **attributes})
+    write_features(features, images, backbone, settings.embed.batch_words)
+    summary = {images.kind: images.units, "backbone": backbone.name, "device": backbone.device.type, **attributes}
+    return Outcome("ok" if images.units else "empty", summary)
 
 
 @dataclass(frozen=True)
@@ -123,7 +140,11 @@ def write_features(group: zarr.Group, images: ImageSource, backbone: Backbone, b
     chunk = array.chunks[0]
     block = np.empty((chunk, images.per_unit, backbone.width), np.float16)
     spans = batch_spans(images.units, chunk, max(1, batch // max(1, images.per_unit)))
-    for (start, stop), tensor in _read_ahead(images, spans, backbone.device):
+
+    def load(span: Span) -> torch.Tensor:
+        return image_tensor(images.read(*span), backbone.device)
+
+    for (start, stop), tensor in read_ahead(load, spans, "embed-read"):
         features = embed_images(backbone, tensor, batch)
         with np.errstate(over="ignore"):
             values = features.astype(np.float16)
@@ -149,40 +170,14 @@ def batch_spans(units: int, chunk: int, batch: int) -> list[Span]:
     ]
 
 
-def _read_ahead(
-    images: ImageSource, spans: Sequence[Span], device: torch.device
-) -> Iterator[tuple[Span, torch.Tensor]]:
-    """Each span with its images; the next span is read and prepared by a thread while the caller computes."""
-
-    def load(span: Span) -> torch.Tensor:
-        return image_tensor(images.read(*span), device)
-
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="embed-read") as reader:
-        ahead = reader.submit(load, spans[0]) if spans else None
-        for number, span in enumerate(spans):
-            assert ahead is not None
-            tensor = ahead.result()
-            ahead = reader.submit(load, spans[number + 1]) if number + 1 < len(spans) else None
-            yield span, tensor
-
-
-def _words(group: zarr.Group, item: str) -> ImageSource:
-    """Words of the bags in `pixels.zarr`."""
-    pixels = arrays.open_array(group, BAG_PIXELS)
-    bags, height, width, channels = pixels.shape
-    word_px: Any = group.attrs.get("word_px")
-    fits = isinstance(word_px, int) and word_px > 0 and height == width and height % word_px == 0
-    if not fits or channels != 3:
-        raise StoreError(
-            f"{item}: bags of shape {pixels.shape[1:]} with word_px = {word_px!r}; expected RGB squares that words "
-            "divide; extract tiles again"
-        )
-    side = height // word_px
+def _words(bags: Bags, item: str) -> ImageSource:
+    """Words of the bags of a slide."""
 
     def read(start: int, stop: int) -> npt.NDArray[np.uint8]:
-        return cut_words(np.asarray(pixels[start:stop]), word_px)
+        return cut_words(bags.read(start, stop), bags.word_px)
 
-    return ImageSource(item, "bags", WORD_FEATURES, bags, side * side, read)
+    side = bags.side_px // bags.word_px
+    return ImageSource(item, "bags", WORD_FEATURES, bags.count, side * side, read)
 
 
 def cut_words(bags: npt.NDArray[np.uint8], word_px: int) -> npt.NDArray[np.uint8]:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 from ..config import Settings
+from ..errors import ConfigError
+from ..stores.leases import Leases
 from ..stores.records import Store
 from .cohort import Cohort
+from .estimates import check_room, estimate
 from .execute import Executor, Status, Task
+from .ledger import Ledger
 from .planning import Planned, plan_items
+from .sharing import Sharing
 from .sources import SourceDigests
 from .stage import Item, Stage
 from .stages import get_stage
+
+_log = logging.getLogger(__name__)
 
 
 class Progress(Protocol):
@@ -40,6 +48,21 @@ class Choice:
     """Compute again what is done."""
     retry_failed: bool = False
     """Try again what failed before although nothing has changed since."""
+    max_failures: str = ""
+    """Start nothing more when more items than this fail: a number for the run, or a share of a stage, `10%`."""
+
+    def __post_init__(self) -> None:
+        """Refuse a limit that is neither."""
+        text = self.max_failures.removesuffix("%")
+        if self.max_failures and not (text.isdecimal() and (text == self.max_failures or int(text) <= 100)):
+            raise ConfigError(f"--max-failures {self.max_failures}: expected a number, or a share of 0% to 100%")
+
+    def too_many(self, failed: int, of: int) -> bool:
+        """Whether `failed` items of a stage with `of` items are more than allowed."""
+        if not self.max_failures:
+            return False
+        limit = int(self.max_failures.removesuffix("%"))
+        return failed > (limit * of / 100 if self.max_failures.endswith("%") else limit)
 
 
 @dataclass
@@ -55,19 +78,33 @@ class StageReport:
     """Item → why, those of an earlier run included."""
     waiting: dict[str, str] = field(default_factory=dict)
     """Item → which item it needs that is not there."""
+    left: dict[str, str] = field(default_factory=dict)
+    """Item → why it was not started: too many failures before it."""
     warnings: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
         """Whether everything that was planned is now in the store."""
-        return not self.failed and not self.waiting
+        return not (self.failed or self.waiting or self.left)
 
 
 def extract(
     cohort: Cohort, store: Store, settings: Settings, choice: Choice, executor: Executor, progress: Progress
 ) -> list[StageReport]:
-    """Run the chosen stages; an item that fails is recorded and everything else goes on."""
-    return [run_stage(get_stage(name), cohort, store, settings, choice, executor, progress) for name in choice.stages]
+    """Run the chosen stages; an item that fails is recorded and everything else goes on.
+
+    The run gets a folder in STORE/runs, see `ledger`. Another run on the same store at the same time shares the work.
+    """
+    request = {**asdict(choice), "only": sorted(choice.only), "cohort": cohort.file.name}
+    reports: list[StageReport] = []
+    with Ledger.start(store, settings, request, executor.where) as ledger:
+        for name in choice.stages:
+            stage = get_stage(name)
+            report = run_stage(stage, cohort, store, settings, choice, executor, progress, ledger)
+            reports.append(report)
+            if report.left:
+                break
+    return reports
 
 
 def run_stage(
@@ -78,17 +115,21 @@ def run_stage(
     choice: Choice,
     executor: Executor,
     progress: Progress,
+    ledger: Ledger | None = None,
 ) -> StageReport:
     """Run one stage: what `plan` gives, then what `finalise` gives when that has ended."""
-    digests = SourceDigests(store.path / "source-digests.json")
+    digests = SourceDigests(store.path / "source-digests.json", settings.run.source_hash)
     report = StageReport(stage.name)
     store.sweep(stage.name)
-    for make_items in (stage.plan, stage.finalise):
-        items = _chosen(make_items(cohort, settings, store), choice.only)
-        planned = plan_items(stage, items, store, digests, force=choice.force)
-        digests.save()
-        tasks = [Task(stage, plan, settings, store) for plan in _sort_out(planned, choice, report)]
-        _run_tasks(tasks, executor, progress, report)
+    with Leases(store, settings.run.lease_expiry_s) as leases:
+        leases.sweep(stage.name)
+        work = _Work(stage, store, settings, choice, executor, progress, ledger, leases, report)
+        for make_items in (stage.plan, stage.finalise):
+            items = _chosen(make_items(cohort, settings, store), choice.only)
+            planned = plan_items(stage, items, store, digests, force=choice.force)
+            digests.save()
+            check_room(store.path, estimate(store, planned))
+            work.run(planned)
     progress.stage_ended(stage.name)
     return report
 
@@ -100,7 +141,7 @@ def plan_extract(cohort: Cohort, store: Store | None, settings: Settings, choice
 
     with tempfile.TemporaryDirectory() as folder:
         here = store or Store.create(Path(folder) / "store")
-        digests = SourceDigests(here.path / "source-digests.json")
+        digests = SourceDigests(here.path / "source-digests.json", settings.run.source_hash)
         everything: list[Planned] = []
         pending: set[tuple[str, str]] = set()
         for name in choice.stages:
@@ -125,34 +166,99 @@ def _dry(
     return plan_items(stage, chosen, store, digests, force=choice.force, pending=frozenset(pending))
 
 
-def _sort_out(planned: Sequence[Planned], choice: Choice, report: StageReport) -> list[Planned]:
-    """Count what is done, waiting or failed before; return what there is to compute."""
-    to_do = []
-    for plan in planned:
-        report.planned += 1
-        if plan.state == "done":
-            report.up_to_date += 1
-        elif plan.state == "waiting":
-            report.waiting[plan.item.item] = "; ".join(plan.reasons)
-        elif plan.state == "failed" and not choice.retry_failed:
-            report.failed[plan.item.item] = "; ".join(plan.reasons)
-        else:
-            to_do.append(plan)
-    return to_do
+@dataclass
+class _Work:
+    """Runs the planned items of one stage and counts what becomes of each."""
 
+    stage: Stage
+    store: Store
+    settings: Settings
+    choice: Choice
+    executor: Executor
+    progress: Progress
+    ledger: Ledger | None
+    leases: Leases
+    report: StageReport
+    _new_failures: int = 0
 
-def _run_tasks(tasks: Sequence[Task], executor: Executor, progress: Progress, report: StageReport) -> None:
-    progress.stage_started(report.stage, len(tasks), report.up_to_date)
-    for status in executor.run(tasks):
+    def run(self, planned: Sequence[Planned]) -> None:
+        if self.ledger is not None:
+            self.ledger.planned(self.stage.name, len(planned))
+        self.report.planned += len(planned)
+        left = self._sort_out(planned)
+        self.progress.stage_started(self.stage.name, len(left), self.report.up_to_date)
+        sharing = Sharing(self.store, self.leases, self.choice.force, self._adopt)
+        told = False
+        while left:
+            busy: list[Planned] = []
+            for status in self.executor.run(self._tasks(sharing.hand_out(left, busy))):
+                self.leases.release(status.stage, status.item)
+                self._count(status)
+            left = busy
+            if left:
+                if not told:
+                    _log.warning("%s: another run is at %d items; waiting for it", self.stage.name, len(left))
+                told = True
+                sharing.wait()
+
+    def _tasks(self, plans: Iterator[Planned]) -> Iterator[Task]:
+        for plan in plans:
+            if self.choice.too_many(self._new_failures, self.report.planned):
+                reason = f"not started: more than {self.choice.max_failures} items failed"
+                self.report.left[plan.item.item] = reason
+                self._skip(plan, reason)
+                self.leases.release(plan.item.stage, plan.item.item)
+            else:
+                yield Task(self.stage, plan, self.settings, self.store)
+
+    def _sort_out(self, planned: Sequence[Planned]) -> list[Planned]:
+        """Count what is done, waiting or failed before; return what there is to compute."""
+        to_do = []
+        for plan in planned:
+            reason = "; ".join(plan.reasons)
+            if plan.state == "done":
+                self.report.up_to_date += 1
+                self._skip(plan, "up to date")
+            elif plan.state == "waiting":
+                self.report.waiting[plan.item.item] = reason
+                self._skip(plan, f"waiting: {reason}")
+            elif plan.state == "failed" and not self.choice.retry_failed:
+                self.report.failed[plan.item.item] = reason
+                if self.ledger is not None:
+                    self.ledger.skipped(plan.item.stage, plan.item.item, reason, result="failed")
+            else:
+                to_do.append(plan)
+        return to_do
+
+    def _skip(self, plan: Planned, reason: str) -> None:
+        if self.ledger is not None:
+            self.ledger.skipped(plan.item.stage, plan.item.item, reason)
+
+    def _count(self, status: Status) -> None:
         if status.result == "failed":
-            report.failed[status.item] = status.message
+            self.report.failed[status.item] = status.message
+            self._new_failures += 1
         elif status.result == "empty":
-            report.empty += 1
+            self.report.empty += 1
         else:
-            report.ok += 1
+            self.report.ok += 1
         if status.warnings:
-            report.warnings[status.item] = status.warnings
-        progress.item_ended(status)
+            self.report.warnings[status.item] = status.warnings
+        if self.ledger is not None:
+            self.ledger.ended(status)
+        self.progress.item_ended(status)
+
+    def _adopt(self, status: Status) -> None:
+        """Count an item that another run has finished since this one was planned."""
+        if status.result == "failed":
+            self.report.failed[status.item] = status.message
+        else:
+            self.report.up_to_date += 1
+        if self.ledger is not None:
+            result = "failed" if status.result == "failed" else "skipped"
+            reason = status.message or "computed by another run"
+            self.ledger.skipped(status.stage, status.item, reason, result=result)
+        self.progress.item_ended(status)
 
 
 def _chosen(items: Sequence[Item], only: Collection[str]) -> list[Item]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ..errors import RegionError
 from . import shape3d
 from .filters import FILTERS, image_types
+from .omics_limits import check_matrices, expected_levels
 from .omics_presets import SHAPE_CLASSES, Parameters
 from .preparation import Region, prepare
 from .texture import discretise, firstorder, glcm, gldm, glrlm, glszm, ngtdm
@@ -42,8 +43,6 @@ WITHOUT_VALUES: Mapping[str, tuple[str, ...]] = {
 }
 """Features that PyRadiomics knows but computes no more: another has the same value, or it is always 1."""
 
-_COPIES = 8
-"""Arrays of the size of the co-occurrence matrices that are alive at once."""
 _NORMS = ("manhattan", "euclidean", "infinity", "no_weighting")
 _INTERPOLATORS = (
     "sitkNearestNeighbor",
@@ -83,22 +82,16 @@ def unsupported(parameters: Parameters) -> str | None:
 
 def _unsupported_settings(settings: Mapping[str, Any]) -> str | None:
     distances = settings.get("distances", [1])
-    if len(set(distances)) < len(distances):
-        return f"repeated distances {distances}"
-    if not all(isinstance(distance, int) and distance > 0 for distance in distances):
-        return f"distances {distances}"
-    if settings.get("weightingNorm") not in (None, *_NORMS):
-        return f"weightingNorm {settings['weightingNorm']}"
-    if settings.get("force2Ddimension", 0) not in (0, 1, 2):
-        return f"force2Ddimension {settings['force2Ddimension']}"
-    interpolator = settings.get("interpolator")
-    if interpolator is not None and interpolator not in _INTERPOLATORS:
-        return f"interpolator {interpolator}"
-    if not isinstance(settings.get("gldm_a", 0), int):
-        return f"gldm_a {settings['gldm_a']}"
-    if settings.get("binCount") is not None and not isinstance(settings["binCount"], int):
-        return f"binCount {settings['binCount']}"
-    return None
+    count = settings.get("binCount")
+    allowed = {
+        "distances": len(set(distances)) == len(distances) and all(isinstance(d, int) and d > 0 for d in distances),
+        "weightingNorm": settings.get("weightingNorm") in (None, *_NORMS),
+        "force2Ddimension": settings.get("force2Ddimension", 0) in (0, 1, 2),
+        "interpolator": settings.get("interpolator") in (None, *_INTERPOLATORS),
+        "gldm_a": isinstance(settings.get("gldm_a", 0), int),
+        "binCount": count is None or isinstance(count, int),
+    }
+    return next((f"{name} = {settings.get(name)}" for name, fine in allowed.items() if not fine), None)
 
 
 def compute(
@@ -153,21 +146,14 @@ def _of_image(
     """Intensity and texture features of one image type, inside the box of the region."""
     mask = region.crop
     inside = image[mask]
-    edges = _edges(inside, settings, name)
-    flat = bool(settings.get("force2D", False))
-    axis = settings.get("force2Ddimension", 0) if flat else 0
-    spacing = region.spacing_mm[::-1]
-    merging = glcm.Merging(
-        settings.get("symmetricalGLCM", True),
-        settings.get("weightingNorm"),
-        (spacing[axis], *(size for n, size in enumerate(spacing) if n != axis)),
-    )
-    distances = tuple(settings.get("distances", [1]))
+    axis = settings.get("force2Ddimension", 0) if settings.get("force2D", False) else 0
+    spacing = list(region.spacing_mm[::-1])
+    across, (down, along) = spacing.pop(axis), spacing
+    merging = glcm.Merging(settings.get("symmetricalGLCM", True), settings.get("weightingNorm"), (across, down, along))
     # Slices along any axis are handled as slices along z.
     turned, turned_mask = _turned(image, axis, np.float64), _turned(mask, axis, np.bool_)
-    levels = discretise.to_levels(turned, turned_mask, edges, distances, flat)
-    _limit(levels, distances, name, max_matrix_mb)
-    textures = Textures(levels, distances, merging, settings.get("gldm_a", 0))
+    levels = _levels(turned, turned_mask, inside, settings, name, max_matrix_mb)
+    textures = Textures(levels, settings.get("distances", [1]), merging, settings.get("gldm_a", 0))
     features: dict[str, float] = {}
     for feature_class, names in wanted.items():
         if feature_class in SHAPE_CLASSES:
@@ -189,32 +175,30 @@ def _turned(values: npt.NDArray[Any], axis: int, dtype: type) -> npt.NDArray[Any
     return np.ascontiguousarray(np.moveaxis(values, axis, 0), dtype)
 
 
-def _edges(inside: npt.NDArray[Any], settings: Mapping[str, Any], name: str) -> npt.NDArray[np.float64]:
-    """Edges of the grey-level bins; RegionError where there are too many, or values that are not finite."""
+def _levels(
+    image: npt.NDArray[Any],
+    mask: npt.NDArray[np.bool_],
+    inside: npt.NDArray[Any],
+    settings: Mapping[str, Any],
+    name: str,
+    max_matrix_mb: float,
+) -> Levels:
+    """The region in grey levels; RegionError where there are too many, or values that are not finite."""
     low, high = inside.min(), inside.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise RegionError(f"the image type {name} has values that are not finite inside the region")
-    count, width = settings.get("binCount"), settings.get("binWidth", 25)
-    number = count if count is not None else (float(high) - float(low)) / width + 1
-    if number > discretise.MAX_LEVELS:
-        raise RegionError(
-            f"too many grey levels: {number:,.0f} in the image type {name}, at most {discretise.MAX_LEVELS:,}; "
-            "use a larger bin width"
-        )
-    return discretise.bin_edges(low, high, inside, settings)
+    expected, side = expected_levels(float(low), float(high), settings), max(image.shape)
+    check_matrices(expected, 0, side, settings, name, max_matrix_mb)
+    if expected > discretise.MAX_LEVELS:
+        raise RegionError(f"too many grey levels: {expected} in the image type {name}, at most {discretise.MAX_LEVELS}")
+    edges = discretise.bin_edges(low, high, inside, settings)
+    levels = discretise.to_levels(image, mask, edges, settings.get("distances", [1]), bool(settings.get("force2D")))
+    check_matrices(levels.highest, int(levels.counts.max()), side, settings, name, max_matrix_mb)
+    return levels
 
 
-def _limit(levels: Levels, distances: tuple[int, ...], name: str, max_matrix_mb: float) -> None:
-    """Refuse a region whose matrices would not fit: co-occurrence with its working copies, run lengths."""
-    axes = 2 if levels.flat else 3
-    angles = sum(((2 * d + 1) ** axes - (2 * d - 1) ** axes) // 2 for d in distances)
-    number = len(levels.values)
-    megabytes = 8e-6 * number * (_COPIES * number * angles + 3 * max(levels.box) * (4 if levels.flat else 13))
-    if megabytes > max_matrix_mb:
-        raise RegionError(
-            f"too many grey levels: {number} in the image type {name} need about {megabytes:,.0f} MB for "
-            f"matrices, at most {max_matrix_mb:,.0f} (radiomics.max_matrix_mb); use a larger bin width"
-        )
+def _turned(values: npt.NDArray[Any], axis: int, dtype: type) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(np.moveaxis(values, axis, 0), dtype)
 
 
 def _shape(region: Region, settings: Mapping[str, Any], wanted: Mapping[str, tuple[str, ...]]) -> dict[str, float]:

@@ -126,6 +126,7 @@ def ct_fields() -> dict[str, FieldSpec]:
         _text("path", "the path of a DICOM folder or a volume file", required=True),
         _text("series_uid", "a DICOM series UID"),
         _text("mask", "the path of a label mask"),
+        _text("label_table", "the path of ITK-SNAP's label descriptions"),
     )
 
 
@@ -138,9 +139,10 @@ def lesion_fields() -> dict[str, FieldSpec]:
     return _by_name(
         _text("lesion", "an id: letters, digits, '.', '_', '-'", required=True),
         _text("ct", "the id of a CT study", required=True),
-        _word("lesion_type", LESION_TYPES, required=True),
+        _word("lesion_type", LESION_TYPES),
         _text("mask", "the path of a label mask"),
         _whole("label", 1, 65_535),
+        _text("roi", "the name or number of a region"),
         *(_number(name, -1e5, 1e5, "voxels or mm") for name in BOX),
     )
 

@@ -1,12 +1,13 @@
 """Image types: the filters that PyRadiomics applies before it computes features, with its numbers and names.
 
-A filter is given the whole image, since maxima, recursive filters and periods reach far, and gives the box that holds the
-region, in the precision that PyRadiomics has: that decides on which side of a bin's edge a value falls.
+A filter is given the whole image, since maxima, recursive filters and periods reach far, and gives the box that holds
+the region, in the precision that PyRadiomics has: that decides on which side of a bin's edge a value falls.
 """
 
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -155,6 +156,7 @@ def _local_binary_pattern(image: Array, box: Box, _spacing: Spacing, settings: M
     """Local binary patterns in slices, by scikit-image as in PyRadiomics; values keep the type of the image."""
     from skimage.feature import local_binary_pattern
 
+    pattern: Callable[..., Array] = local_binary_pattern
     axis = settings.get("force2Ddimension", 0)
     radius = settings.get("lbp2DRadius", 1)
     reach = int(np.ceil(radius)) + 1
@@ -165,13 +167,11 @@ def _local_binary_pattern(image: Array, box: Box, _spacing: Spacing, settings: M
     # PyRadiomics exchanges the slice axis with the first; slices of axis 2 are transposed by that.
     slices = image[cut].swapaxes(0, axis)
     patterns = np.empty(slices.shape, image.dtype)
-    for number, plane in enumerate(slices):
-        patterns[number] = local_binary_pattern(
-            np.ascontiguousarray(plane),
-            P=settings.get("lbp2DSamples", 8),
-            R=radius,
-            method=settings.get("lbp2DMethod", "uniform"),
-        )
+    samples, method = settings.get("lbp2DSamples", 8), settings.get("lbp2DMethod", "uniform")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # scikit-image prefers integers
+        for number, plane in enumerate(slices):
+            patterns[number] = pattern(np.ascontiguousarray(plane), P=samples, R=radius, method=method)
     inner = tuple(
         slice(part.start - whole.start, part.stop - whole.start) for part, whole in zip(box, cut, strict=True)
     )

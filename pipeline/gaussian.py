@@ -1,8 +1,9 @@
 """Laplacian of Gaussian by recursive filters, with the numbers of ITK's LaplacianRecursiveGaussianImageFilter.
 
-Gaussian and second derivative are recursive filters of fourth order (R. Deriche, INRIA RR-1893, 1993), normalised as in
-Farnebäck and Westin, "Improving Deriche-style recursive Gaussian filters", J. Math. Imaging Vision 26:293–299, 2006. ITK
-keeps single precision between passes and filters each line in double precision; here many lines are filtered at once.
+Gaussian and second derivative are recursive filters of fourth order (R. Deriche, INRIA RR-1893, 1993), normalised as
+in Farnebäck and Westin, "Improving Deriche-style recursive Gaussian filters", J. Math. Imaging Vision 26:293–299,
+2006. ITK keeps single precision between passes and filters each line in double precision; here many lines are filtered
+at once.
 """
 
 from __future__ import annotations

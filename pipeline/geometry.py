@@ -20,6 +20,7 @@ from ..errors import InputError, Problem
 Triple = tuple[float, float, float]
 FloatArray = npt.NDArray[np.float64]
 
+_SHEARED_VOXELS = 1e-3
 _TOWARDS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
 
 
@@ -76,6 +77,42 @@ class Geometry:
             origin_mm=_triple(float, self.to_mm(first)),
             direction=tuple(float(v) for v in (steps + 0.0).ravel()),
         )
+
+    def upright(self) -> Geometry:
+        """The grid at right angles that holds this one, whose axis z may be sheared (tilted gantry); else itself.
+
+        Slices stay in their planes and keep their pixels' spacing: only x and y grow, by whole voxels.
+        """
+        shift = self.shift_xy()
+        if not shift.any():
+            return self
+        (low_x, low_y), (more_x, more_y) = self._room()
+        row, column = np.array(self.direction).reshape(3, 3)[:, :2].T
+        normal = np.cross(row, column)
+        return Geometry(
+            size_xyz=(self.size_xyz[0] + more_x, self.size_xyz[1] + more_y, self.size_xyz[2]),
+            spacing_mm=(*self.spacing_mm[:2], float(self._step_mm()[:, 2] @ normal)),
+            origin_mm=_triple(float, self.to_mm([low_x, low_y, 0])),
+            direction=tuple(float(v) for v in np.stack([row, column, normal], axis=1).ravel()),
+        )
+
+    def shift_xy(self) -> FloatArray:
+        """By how many voxels (x, y) each slice is shifted against the one before; 0 unless the grid is sheared."""
+        steps = self._step_mm()
+        shift = np.array([steps[:, axis] @ steps[:, 2] / self.spacing_mm[axis] ** 2 for axis in range(2)])
+        shift[np.abs(shift) * self.size_xyz[2] < _SHEARED_VOXELS] = 0
+        return shift
+
+    def places_xy(self) -> FloatArray:
+        """Where pixel (0, 0) of each slice lies in `upright`, (slice, 2: x y), voxels, not rounded."""
+        low, _ = self._room()
+        return cast(FloatArray, np.arange(self.size_xyz[2])[:, None] * self.shift_xy() - np.array(low))
+
+    def _room(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """First voxel (x, y) of `upright` counted in this grid's first slice, and how many voxels it is larger by."""
+        last = self.shift_xy() * (self.size_xyz[2] - 1)
+        low, high = np.floor(np.minimum(last, 0)).astype(int), np.ceil(np.maximum(last, 0)).astype(int)
+        return (int(low[0]), int(low[1])), (int(high[0] - low[0]), int(high[1] - low[1]))
 
     def corners_mm(self, *, outer: bool = False) -> FloatArray:
         """The eight corners (8, 3) of the grid: centres of the corner voxels, or the outer corners of these voxels."""

@@ -6,7 +6,7 @@ Boxes and masks meet the volume as points in the patient, never by the order of 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -18,11 +18,13 @@ from scipy import ndimage
 from ..config import RoisSettings
 from .cohort import CtStudy, Lesion
 from .formats import data_file
-from .geometry import Geometry, ImageError, check_same_geometry
+from .geometry import Geometry, ImageError
+from .masks import LabelReader, Labels
+from .segment import segment_box
 from .stage import Source
-from .volumes import Volume, read_labels, read_volume
+from .volumes import Volume, read_volume
 
-MaskSource = Literal["given", "threshold"]
+MaskSource = Literal["given", "network", "threshold"]
 Bits = npt.NDArray[np.bool_]
 
 _MAX_LABELS_NAMED = 20
@@ -78,22 +80,8 @@ class LesionMask:
     box: IndexBox
     """The given box, or the smallest one around the mask."""
     source: MaskSource
-
-
-@dataclass
-class LabelReader:
-    """Reads the label masks of one study; holds the last one, because lesions usually share a file."""
-
-    settings: RoisSettings
-    _path: Path | None = field(default=None, init=False)
-    _labels: Volume | None = field(default=None, init=False)
-
-    def read(self, path: Path, name: str) -> Volume:
-        """The labels of a file in LPS order; see `volumes.read_labels` for the errors."""
-        if self._labels is None or path != self._path:
-            self._labels = None  # freed before the next one is read
-            self._path, self._labels = path, read_labels(path, max_voxels=self.settings.max_voxels, name=name)
-        return self._labels
+    warnings: tuple[str, ...] = ()
+    """Sentences on how the mask was read."""
 
 
 def read_study(study: CtStudy, settings: RoisSettings) -> Volume:
@@ -113,7 +101,8 @@ def lesion_mask(
     """The voxels of one lesion.
 
     A label mask gives them directly; with a box too, only those inside the box. A box alone goes to
-    `threshold_mask`, and the result is marked `threshold`.
+    the network of the configuration, or where there is none, or it finds nothing, to `threshold_mask`; the result is
+    marked `network` or `threshold`.
 
     Args:
         labels: where masks are read; give one for all lesions of a study.
@@ -125,29 +114,49 @@ def lesion_mask(
     """
     name = f"{name}lesion {lesion.lesion}"
     if lesion.mask is not None:
-        found = (labels or LabelReader(settings)).read(lesion.mask, f"{name}, mask")
-        return given_mask(volume.geometry, volume.stored, lesion, found, settings, name=name)
+        reader = labels or LabelReader(settings)
+        found = reader.read(lesion, volume.geometry, name=f"{name}, mask", frame_uid=volume.frame_uid)
+        return given_mask(volume.geometry, volume.stored, lesion, found, name=name)
     box, region = box_region(volume.geometry, volume.stored, lesion, name=name)
+    if settings.segmentation.network is not None:
+        found_by_network = segment_box(volume, box.slices, settings.segmentation) & region
+        if found_by_network.any():
+            return LesionMask(found_by_network.astype(np.uint8), box, "network")
     mask = threshold_mask(volume.array[box.slices], region, settings.fallback_threshold_hu)
     return LesionMask(mask, box, "threshold")
 
 
-def given_mask(
-    geometry: Geometry, stored: Geometry, lesion: Lesion, labels: Volume, settings: RoisSettings, *, name: str
-) -> LesionMask:
+def measured_dice(volume: Volume, lesion: Lesion, given: LesionMask, settings: RoisSettings) -> dict[str, float]:
+    """How well each way of segmenting the lesion's box finds its given mask: method → Dice (0–1).
+
+    The box is the lesion's own or the smallest one around the mask.
+    """
+    box, region = given.box, np.ones(given.mask.shape, dtype=bool)
+    if lesion.box is not None:
+        _, region = box_region(volume.geometry, volume.stored, lesion, name=lesion.lesion)
+    found = {"threshold": threshold_mask(volume.array[box.slices], region, settings.fallback_threshold_hu) > 0}
+    if settings.segmentation.network is not None:
+        found["network"] = segment_box(volume, box.slices, settings.segmentation) & region
+    truth = given.mask > 0
+    return {
+        method: 2 * int((mask & truth).sum()) / (int(mask.sum()) + int(truth.sum())) for method, mask in found.items()
+    }
+
+
+def given_mask(geometry: Geometry, stored: Geometry, lesion: Lesion, labels: Labels, *, name: str) -> LesionMask:
     """The voxels of a lesion that has a label mask; needs the volume's grids, not its voxels. Errors: `lesion_mask`."""
-    check_same_geometry(geometry, labels.geometry, settings.geometry_tolerance_mm, name=f"{name}, mask")
-    what = "voxels other than 0" if lesion.label is None else f"voxels of label {lesion.label}"
+    label = labels.label
+    what = "voxels other than 0" if label is None else f"voxels of label {label}"
     if lesion.box is None:
-        box = _tight_box(labels.array, lesion.label)
+        box = _tight_box(labels.array, label)
         if box is None:
             raise _no_voxels(labels.array, what, name)
-        return LesionMask(_selected(labels.array[box.slices], lesion.label).astype(np.uint8), box, "given")
+        return LesionMask(_selected(labels.array[box.slices], label).astype(np.uint8), box, "given", labels.warnings)
     box, region = box_region(geometry, stored, lesion, name=name)
-    inside = _selected(labels.array[box.slices], lesion.label) & region
+    inside = _selected(labels.array[box.slices], label) & region
     if not inside.any():
         raise _no_voxels(labels.array[box.slices], f"{what} inside the lesion's box", name)
-    return LesionMask(inside.astype(np.uint8), box, "given")
+    return LesionMask(inside.astype(np.uint8), box, "given", labels.warnings)
 
 
 def box_region(geometry: Geometry, stored: Geometry, lesion: Lesion, *, name: str) -> tuple[IndexBox, Bits]:
@@ -198,16 +207,24 @@ def threshold_mask(intensity: npt.NDArray[Any], region: Bits, range_hu: tuple[fl
     return np.asarray(pieces == int(sizes.argmax()) + 1, dtype=np.uint8)
 
 
-def study_sources(study: CtStudy) -> tuple[Source, ...]:
-    """The files that a study's lesions are computed from: its volume, and each mask once."""
+def study_sources(study: CtStudy, settings: RoisSettings) -> tuple[Source, ...]:
+    """The files that a study's lesions are computed from: its volume, each mask once, and the network."""
     sources = [Source("volume", study.path), *_second_file("volume-data", study.path, full=False)]
     for number, mask in enumerate(_masks(study)):
         sources += [Source(f"mask-{number}", mask, full=True), *_second_file(f"mask-{number}-data", mask, full=True)]
+    if settings.segmentation.network is not None and study.lesions:
+        sources.append(Source("segmentation", settings.segmentation.network, full=True))
     return tuple(sources)
 
 
+def rois_settings(settings: RoisSettings) -> dict[str, Any]:
+    """The section `rois`, JSON-able, without the network's path: its content is a source."""
+    return settings.model_dump(mode="json", exclude={"segmentation": {"network"}})
+
+
 def study_inputs(study: CtStudy) -> dict[str, Any]:
-    """What the cohort says of a study and its lesions, JSON-able; of the series UID, which identifies, a digest."""
+    """What the cohort says of a study and its lesions, JSON-able; of the series UID and of names of
+    regions, which may identify, a digest."""
     masks = _masks(study)
     uid = study.series_uid
     return {
@@ -221,6 +238,7 @@ def study_inputs(study: CtStudy) -> dict[str, Any]:
                 "lesion_type": lesion.lesion_type,
                 "mask": None if lesion.mask is None else masks.index(lesion.mask),
                 "label": lesion.label,
+                "roi": None if lesion.roi is None else hashlib.sha256(lesion.roi.encode()).hexdigest()[:16],
                 "box": None if lesion.box is None else list(lesion.box),
                 "box_unit": lesion.box_unit,
             }
@@ -254,7 +272,7 @@ def _voxel_box(
             f"a box inside the volume of {_point(np.array(stored.size_xyz))} voxels, counted from 0 as stored",
             "Correct the box, or say with box_unit that it is in mm.",
         )
-    corners = np.rint(geometry.to_index(stored.to_mm([low, high])))
+    corners = np.rint(geometry.to_index(stored.to_mm(list(product(*zip(low, high, strict=True))))))
     box = _index_box(corners.min(axis=0), corners.max(axis=0))
     return box, np.ones(box.shape, dtype=bool)
 

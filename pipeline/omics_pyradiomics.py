@@ -22,14 +22,11 @@ import radiomics
 import SimpleITK as sitk
 from radiomics import featureextractor
 
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError, RegionError
+from .omics_limits import check_matrices, expected_levels
 from .omics_presets import Parameters
 
 VERSION = str(radiomics.__version__).removeprefix("v")
-
-
-class RegionError(InputError):
-    """A bag or lesion has no radiomics features; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -156,9 +153,8 @@ def discretise(
     if not (np.isfinite(low) and np.isfinite(high)):
         raise RegionError(f"the image type {image_type} has values that are not finite inside the region")
     count, width = settings.get("binCount"), settings.get("binWidth", 25)
-    levels = int(count) if count is not None else int(min((float(high) - float(low)) // width + 2, 2**40))
-    angles = _angles(settings)
-    _limit(levels, 0, max(image.shape), angles, image_type, max_matrix_mb)
+    levels = expected_levels(float(low), float(high), settings)
+    check_matrices(levels, 0, max(image.shape), settings, image_type, max_matrix_mb)
     if count is not None:
         edges = np.histogram(values, count)[1]
         edges[-1] += 1
@@ -171,24 +167,8 @@ def discretise(
     binned[region] = inside
     voxels = np.bincount(inside)
     occurring = np.flatnonzero(voxels)
-    _limit(int(occurring[-1]), int(voxels.max()), max(image.shape), angles, image_type, max_matrix_mb)
+    check_matrices(int(occurring[-1]), int(voxels.max()), max(image.shape), settings, image_type, max_matrix_mb)
     return Bins(binned, occurring)
-
-
-def _angles(settings: Mapping[str, Any]) -> int:
-    """Directions of co-occurrence: half of the neighbours at each distance in the infinity norm."""
-    axes = 2 if settings.get("force2D", False) else 3
-    return sum(((2 * d + 1) ** axes - (2 * d - 1) ** axes) // 2 for d in settings.get("distances", [1]))
-
-
-def _limit(levels: int, largest_zone: int, side: int, angles: int, image_type: str, max_matrix_mb: float) -> None:
-    """Refuse a region whose matrices would not fit: co-occurrence (with its working copies), run lengths, zones."""
-    megabytes = 8e-6 * levels * (4 * levels * angles + side * angles + largest_zone)
-    if megabytes > max_matrix_mb:
-        raise RegionError(
-            f"too many grey levels: {levels} in the image type {image_type} need about {megabytes:,.0f} MB for "
-            f"matrices, at most {max_matrix_mb:,.0f} (radiomics.max_matrix_mb); use a larger bin width"
-        )
 
 
 @contextmanager

@@ -130,14 +130,13 @@ def _check(region: Region, settings: Mapping[str, Any]) -> None:
 
 def _cropped(region: Region, margin: int) -> Region:
     """The region with so many voxels around it, as far as the image goes."""
-    box = tuple(
+    cuts = [
         slice(max(part.start - margin, 0), min(part.stop + margin, size))
         for part, size in zip(region.box, region.mask.shape, strict=True)
-    )
-    inner = tuple(
-        slice(part.start - cut.start, part.stop - cut.start) for part, cut in zip(region.box, box, strict=True)
-    )
-    return replace(region, image=region.image[box], mask=region.mask[box], box=inner)
+    ]
+    z, y, x = (slice(part.start - cut.start, part.stop - cut.start) for part, cut in zip(region.box, cuts, strict=True))
+    around = tuple(cuts)
+    return replace(region, image=region.image[around], mask=region.mask[around], box=(z, y, x))
 
 
 # --- normalisation ----------------------------------------------------------------------------------------------
@@ -191,7 +190,7 @@ def _rescale(values: npt.NDArray[np.float64], mean: float, factor: float, limit:
 def _integer_sums(values: Array) -> tuple[int, int]:
     total, squares = 0, 0
     for i in range(len(values)):
-        whole = np.int64(values[i])
+        whole = int(values[i])
         total += whole
         squares += whole * whole
     return total, squares
@@ -233,7 +232,7 @@ def _triple(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
 
 def _interpolated(region: Region, rescale: _Unchanged | _Rescaled, interpolator: str, grid: resample.Grid) -> Array:
     shape = region.image.shape
-    if interpolator == "sitkBSpline" and all(size == 1 or size >= resample.MIN_SIZE for size in shape):
+    if interpolator == "sitkBSpline":
         box = resample.needed(grid, shape)
         part = rescale(region.image[box])
         return resample.cubic(np.array(part, np.float64, order="C"), box, shape, grid, part.dtype)

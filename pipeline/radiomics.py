@@ -1,6 +1,7 @@
 """The `radiomics` stage: intensity and texture features of bags and lesions, under PyRadiomics' names.
 
-`extract` computes one region. What it accepts, and what PyRadiomics does with it:
+`extract` computes one region, by one of two engines with the same values: `fast` (see `fast_radiomics`) or PyRadiomics
+itself (`omics_pyradiomics`). What is accepted, and what PyRadiomics does with it:
 
 - Values that are not finite anywhere in the image, an empty or one-voxel mask, and a region of one value are refused
   with a reason. PyRadiomics would raise from deep inside for the first two, and return numbers without meaning for
@@ -27,9 +28,11 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from ..errors import ConfigError, Problem, StoreError
+from ..errors import ConfigError, Problem, RegionError, StoreError
 from ..stores import arrays, tables
-from ..stores.specs import BAG_PIXELS, BAGS, LESION_INTENSITY, LESION_MASK, OMICS
+from ..stores.specs import BAGS, LESION_INTENSITY, LESION_MASK, OMICS
+from .bags import BagOrigin, SlideFile, bag_origins, open_bags
+from .grey_bags import area_average, grey_bag
 from .omics_presets import Parameters, bag_parameters, lesion_parameters
 from .stage import Item, Outcome, Stage, Upstream
 
@@ -40,6 +43,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+__all__ = ["RadiomicsStage", "area_average", "extract", "feature_names", "grey_bag", "usable_engine"]
+
+Engine = Literal["fast", "pyradiomics"]
 Kind = Literal["bag", "lesion"]
 
 BAG_SPACING = (1.0, 1.0, 1.0)
@@ -52,7 +58,7 @@ _IMAGE_TYPE_PREFIXES = {
     "LBP2D": "lbp-2D",
     "LBP3D": "lbp-3D",
 }
-_SECONDS_A_VOXEL = 1e-6
+_SECONDS_A_VOXEL: Mapping[Engine, float] = {"fast": 5e-8, "pyradiomics": 1e-6}
 """Time of one voxel in one image type, measured on bags of 256² to 1024² px."""
 
 
@@ -62,15 +68,17 @@ def extract(
     mask: npt.NDArray[Any],
     spacing_mm: tuple[float, float, float],
     parameters: Parameters,
+    engine: Engine = "fast",
 ) -> dict[str, float]:
     """Features of one region under PyRadiomics' names, for example `wavelet-LH_glcm_Contrast`.
 
     Args:
-        image: Intensities (z, y, x); a bag has one slice. Integers are handed to PyRadiomics as they are (it rounds
-            them again after resampling), everything else as float64.
+        image: Intensities (z, y, x); a bag has one slice. Integers are taken as they are (PyRadiomics rounds them
+            again after resampling), everything else as float64.
         mask: Same shape; the region is where it is not 0.
         spacing_mm: Size of a voxel along x, y, z.
         parameters: What to compute.
+        engine: What computes it; parameters that `fast` does not cover go to PyRadiomics.
 
     Returns:
         One value a feature; NaN where PyRadiomics leaves a feature undefined.
@@ -78,14 +86,29 @@ def extract(
     Raises:
         RegionError: the region has no features; the message is the reason.
     """
-    from .omics_pyradiomics import RegionError, compute
-
     region = np.asarray(mask) != 0
     reason = unusable(image, region, spacing_mm)
     if reason:
         raise RegionError(reason)
-    values = image if np.issubdtype(image.dtype, np.integer) else image.astype(np.float64)
-    return compute(values, region, spacing_mm, parameters)
+    values = image if np.issubdtype(image.dtype, np.integer) else image.astype(np.float64, copy=False)
+    if usable_engine(parameters, engine)[0] == "fast":
+        from . import fast_radiomics
+
+        return fast_radiomics.compute(values, region, spacing_mm, parameters)
+    from . import omics_pyradiomics
+
+    return omics_pyradiomics.compute(values, region, spacing_mm, parameters)
+
+
+@functools.lru_cache(maxsize=16)
+def usable_engine(parameters: Parameters, wanted: Engine) -> tuple[Engine, str]:
+    """The engine that computes these parameters, and why it is not the wanted one; nothing where it is."""
+    if wanted == "pyradiomics":
+        return wanted, ""
+    from .fast_radiomics import unsupported
+
+    reason = unsupported(parameters)
+    return ("pyradiomics", reason) if reason else ("fast", "")
 
 
 def unusable(
@@ -96,9 +119,10 @@ def unusable(
         return f"geometry mismatch: image of shape {image.shape}, mask of shape {region.shape}; expected one 3-D shape"
     if len(spacing_mm) != 3 or not all(math.isfinite(size) and size > 0 for size in spacing_mm):
         return f"geometry mismatch: voxel size {spacing_mm}; expected three positive numbers"
-    bad = image.size - int(np.count_nonzero(np.isfinite(image)))
-    if bad:
-        return f"{bad} of {image.size} voxels are NaN or infinite"
+    if not np.issubdtype(image.dtype, np.integer):
+        bad = image.size - int(np.count_nonzero(np.isfinite(image)))
+        if bad:
+            return f"{bad} of {image.size} voxels are NaN or infinite"
     values = image[region]
     if values.size < 2:
         return "the mask has only one voxel" if values.size else "the mask is empty"
@@ -117,8 +141,6 @@ def feature_names(parameters: Parameters, kind: Kind) -> tuple[str, ...]:
     Raises:
         ConfigError: PyRadiomics gives no features at all, or none for an image type that lesions should have.
     """
-    from .omics_pyradiomics import RegionError
-
     values = parameters.as_dict()
     sigmas = values["imageType"].get("LoG", {}).get("sigma") or values["setting"].get("sigma") or [1]
     side = max(12, math.ceil(max(sigmas)) + 3)
@@ -155,32 +177,13 @@ def absent_image_types(parameters: Parameters, names: tuple[str, ...]) -> list[s
     ]
 
 
-# --- bags in grey levels --------------------------------------------------------------------------------------
-def grey_bag(rgb: npt.NDArray[np.uint8], size_px: int) -> npt.NDArray[np.float64]:
-    """Luma (ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B, 0–255) of a square bag (y, x, 3), averaged down to `size_px`.
+@dataclass(frozen=True)
+class OmicsPayload:
+    """What a worker needs to know of an item."""
 
-    A bag that is not larger keeps its size. Sums are of integers, so a grey level that falls on the edge of a bin
-    falls there on every machine.
-    """
-    thousandths = rgb.astype(np.int64) @ np.array([299, 587, 114])  # (y, x)
-    side = len(thousandths)
-    if side <= size_px:
-        return np.asarray(thousandths / 1000.0)
-    if side % size_px == 0:
-        factor = side // size_px
-        blocks = thousandths.reshape(size_px, factor, size_px, factor)  # (row, y, column, x)
-        return np.asarray(blocks.sum(axis=(1, 3)) / (1000.0 * factor * factor))
-    return area_average(area_average(thousandths.T, size_px).T, size_px) / 1000.0
-
-
-def area_average(values: npt.NDArray[Any], size: int) -> npt.NDArray[np.float64]:
-    """Columns (n, m) averaged to (size, m): each result is the mean of its share of the n rows, fractions included."""
-    rows = len(values)
-    sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0, dtype=np.float64)])
-    edges = np.arange(size + 1) * rows / size
-    whole = np.minimum(edges.astype(int), rows - 1)
-    integral = sums[whole] + (edges - whole)[:, None] * values[whole]  # (size + 1, m): sum of all rows up to the edge
-    return np.asarray(np.diff(integral, axis=0) * size / rows)
+    parameters: Parameters
+    slide: SlideFile | None
+    """Where the pixels of bags are read where the store keeps none."""
 
 
 # --- the stage --------------------------------------------------------------------------------------------------
@@ -188,7 +191,7 @@ class RadiomicsStage(Stage):
     """Radiomics features of every slide and CT study of the cohort."""
 
     name: ClassVar[str] = "radiomics"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def plan(self, cohort: Cohort, settings: Settings, store: Store) -> list[Item]:
         """One item a slide and one a CT study; ConfigError when the parameter file cannot be used."""
@@ -198,23 +201,34 @@ class RadiomicsStage(Stage):
         if cohort.slides:
             bag = bag_parameters(settings.radiomics)
             grey = {"slide": settings.radiomics.slide.model_dump(mode="json")}
-            for slide in cohort.slides:
-                items.append(self._item(f"slide-{slide.slide}", "tiles", ("pixels.zarr", "bags.parquet"), bag, grey))
+            origins = bag_origins(cohort.slides, store, settings.tiles.max_pixels)
+            for slide, origin in origins.items():
+                parts = ("pixels.zarr", "bags.parquet")
+                more = {"engine": settings.radiomics.engine, **grey}
+                items.append(self._item(f"slide-{slide}", "tiles", parts, bag, more, origin))
         if cohort.ct_studies:
             lesion = lesion_parameters(settings.radiomics)
             for study in cohort.ct_studies:
-                items.append(self._item(f"ct-{study.ct}", "rois", ("volumes.zarr",), lesion, {}))
+                more = {"engine": settings.radiomics.engine}
+                items.append(self._item(f"ct-{study.ct}", "rois", ("volumes.zarr",), lesion, more, BagOrigin()))
         return items
 
     def _item(
-        self, item: str, stage: str, parts: tuple[str, ...], parameters: Parameters, more: Mapping[str, Any]
+        self,
+        item: str,
+        stage: str,
+        parts: tuple[str, ...],
+        parameters: Parameters,
+        more: Mapping[str, Any],
+        origin: BagOrigin,
     ) -> Item:
         """An item that carries its parameters, so that a file that changes later changes no item half way."""
         return Item(
             stage=self.name,
             item=item,
-            payload=parameters,
+            payload=OmicsPayload(parameters, origin.slide),
             settings={"parameters": parameters.as_dict(), "max_matrix_mb": parameters.max_matrix_mb, **more},
+            sources=origin.sources,
             upstream=tuple(Upstream(stage, item, part) for part in parts),
         )
 
@@ -244,12 +258,13 @@ class RadiomicsStage(Stage):
         """
         parts = [store.part(source.stage, source.item, source.part) for source in item.upstream]
         kind: Kind = "bag" if item.upstream[0].stage == "tiles" else "lesion"
-        job = RegionJob(item.item, kind, item.payload, settings.radiomics)
+        payload: OmicsPayload = item.payload
+        job = RegionJob(item.item, kind, payload.parameters, settings.radiomics, payload.slide)
         rows = list(job.bags(*parts) if kind == "bag" else job.lesions(*parts))
         values = np.array([row.values for row in rows]).reshape(len(rows), len(job.names))
         heads = [row.head() for row in rows]
         tables.write_feature_table(out / "features.parquet", heads, values, OMICS, names=job.names)
-        return Outcome("ok" if rows else "empty", _summary(rows, kind, len(job.names)))
+        return Outcome("ok" if rows else "empty", _summary(rows, job))
 
 
 def parameter_warnings(cohort: Cohort, settings: RadiomicsSettings) -> list[str]:
@@ -276,11 +291,13 @@ class Row:
     """Why features are NaN; empty when all are there."""
     values: npt.NDArray[np.float64]
     """Features in the order of their names."""
+    engine: Engine
+    """What computed them."""
 
     def head(self) -> dict[str, str]:
         """The declared columns of the table."""
         row = {"patient": self.patient, "source": self.source, "unit": self.unit}
-        return {**row, "engine": "pyradiomics", "reason": self.reason}
+        return {**row, "engine": self.engine, "reason": self.reason}
 
 
 @dataclass(frozen=True)
@@ -291,6 +308,13 @@ class RegionJob:
     kind: Kind
     parameters: Parameters
     settings: RadiomicsSettings
+    slide: SlideFile | None = None
+    """Where the pixels of bags are read where the store keeps none."""
+
+    @property
+    def engine(self) -> Engine:
+        """What computes the features."""
+        return usable_engine(self.parameters, self.settings.engine)[0]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -299,19 +323,20 @@ class RegionJob:
 
     def bags(self, pixels: Path, table: Path) -> Iterator[Row]:
         """One row a bag of `pixels.zarr`, in the order of `bags.parquet`."""
-        array = arrays.open_array(arrays.open_group(pixels), BAG_PIXELS)
-        bags = tables.read_rows(table, BAGS)
-        if len(bags) != array.shape[0]:
-            raise StoreError(f"{self.item}: {len(bags)} rows for {array.shape[0]} bags; extract tiles again")
-        for number, bag in enumerate(bags):
-            grey = grey_bag(np.asarray(array[number]), self.settings.slide.size_px)
-            reason, values = self._features(str(bag["bag"]), grey[None], None, BAG_SPACING)
-            yield Row(bag["patient"], bag["slide"], str(bag["bag"]), reason, values)
+        rows = tables.read_rows(table, BAGS)
+        with open_bags(pixels, self.item, self.slide) as bags:
+            if len(rows) != bags.count:
+                raise StoreError(f"{self.item}: {len(rows)} rows for {bags.count} bags; extract tiles again")
+            for number, row in enumerate(rows):
+                grey = grey_bag(bags.read(number, number + 1)[0], self.settings.slide.size_px, self.settings.slide.grey)
+                reason, values = self._features(str(row["bag"]), grey[None], None, BAG_SPACING)
+                yield Row(row["patient"], row["slide"], str(row["bag"]), reason, values, self.engine)
 
     def lesions(self, volumes: Path) -> Iterator[Row]:
         """One row a lesion of `volumes.zarr`, in its order."""
         root = arrays.open_group(volumes)
-        for number in range(len(list(root.group_keys()))):
+        count: Any = root.attrs.get("lesions")
+        for number in range(count):
             group = root.get(str(number))
             if not isinstance(group, zarr.Group):
                 raise StoreError(f"{self.item}: volume {number} is missing; extract rois again")
@@ -323,7 +348,7 @@ class RegionJob:
             about: dict[str, Any] = dict(group.attrs)
             x_mm, y_mm, z_mm = (float(size) for size in about["spacing_mm"])
             reason, values = self._features(about["lesion"], image, mask, (x_mm, y_mm, z_mm))
-            yield Row(about["patient"], about["ct"], about["lesion"], reason, values)
+            yield Row(about["patient"], about["ct"], about["lesion"], reason, values, self.engine)
 
     def _features(
         self,
@@ -333,12 +358,10 @@ class RegionJob:
         spacing_mm: tuple[float, float, float],
     ) -> tuple[str, npt.NDArray[np.float64]]:
         """Reason and values; a region without features, or an undefined feature, is NaN."""
-        from .omics_pyradiomics import RegionError
-
         self._announce(unit, image.size)
         region = np.ones(image.shape, np.uint8) if mask is None else mask
         try:
-            found = extract(image, region, spacing_mm, self.parameters)
+            found = extract(image, region, spacing_mm, self.parameters, self.engine)
         except RegionError as error:
             return str(error), np.full(len(self.names), np.nan)
         values = np.array([found.get(name, math.nan) for name in self.names])
@@ -350,18 +373,21 @@ class RegionJob:
 
     def _announce(self, unit: str, voxels: int) -> None:
         image_types = len({name.split("_")[0] for name in self.names})
-        seconds = voxels * image_types * _SECONDS_A_VOXEL
+        seconds = voxels * image_types * _SECONDS_A_VOXEL[self.engine]
         if seconds > self.settings.max_seconds_hint:
             logger.warning("radiomics/%s: %s %s may take %.0f s", self.item, self.kind, unit, seconds)
 
 
-def _summary(rows: list[Row], kind: Kind, features: int) -> dict[str, Any]:
+def _summary(rows: list[Row], job: RegionJob) -> dict[str, Any]:
     from .omics_pyradiomics import VERSION
 
     reasons = [row.reason for row in rows if row.reason]
     warnings = []
     if reasons:
-        warnings.append(f"{len(reasons)} of {len(rows)} {kind}s lack radiomics features; the first: {reasons[0]}")
-    summary: dict[str, Any] = {f"{kind}s": len(rows), "features": features}
-    summary |= {"engine": "pyradiomics", "pyradiomics": VERSION}
+        warnings.append(f"{len(reasons)} of {len(rows)} {job.kind}s lack radiomics features; the first: {reasons[0]}")
+    engine, uncovered = usable_engine(job.parameters, job.settings.engine)
+    if uncovered:
+        warnings.append(f"PyRadiomics computed the features: the fast engine does not cover {uncovered}")
+    summary: dict[str, Any] = {f"{job.kind}s": len(rows), "features": len(job.names)}
+    summary |= {"engine": engine, "pyradiomics": VERSION}
     return {**summary, "warnings": warnings} if warnings else summary

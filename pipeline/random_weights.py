@@ -40,7 +40,8 @@ def randomise(module: torch.nn.Module, seed: int) -> None:
         elif isinstance(child, torch.nn.Linear):
             values = generator.standard_normal(tuple(child.weight.shape)) / math.sqrt(child.in_features)
             _fill(child.weight, values)
-            torch.nn.init.zeros_(child.bias)
+            if child.bias is not None:
+                torch.nn.init.zeros_(child.bias)
         elif hasattr(child, "layer_scale"):  # ConvNeXt's residual branches
             torch.nn.init.constant_(child.layer_scale, _RESIDUAL_GAIN)
     for child in module.modules():
@@ -83,7 +84,7 @@ def _last_norms(module: torch.nn.Module) -> list[Any]:
             norms.append(child.layers[-1])
         elif kind == "MBConv" and child.use_res_connect:
             norms.append(child.block[-1][1])
-        elif kind == "Bottleneck":
+        elif kind == "Bottleneck" and hasattr(child, "bn3"):
             norms.append(child.bn3)
         elif kind == "BasicBlock":
             norms.append(child.bn2)

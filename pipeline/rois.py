@@ -6,6 +6,7 @@ some of the lesions missing. Memory is bounded by one volume, one mask and one l
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,23 +15,27 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import RoisSettings, Settings
-from ..errors import Problem
+from ..errors import ConfigError, Problem
 from ..stores.arrays import create_array, create_group, write_array
 from ..stores.records import Store
 from ..stores.specs import LESION_CROPS, LESION_INTENSITY, LESION_MASK, LESIONS, WINDOWS
 from ..stores.tables import read_rows, write_table
+from .contact import Strip, lesion_strip, write_sheet
 from .crops import crop_frame, crop_planes, draw_view, neighbouring_slices, widest_slice, windowed
 from .geometry import Geometry, ImageError
 from .lesions import (
-    LabelReader,
     LesionMask,
     box_region,
     given_mask,
     lesion_mask,
+    measured_dice,
     read_study,
+    rois_settings,
     study_inputs,
     study_sources,
 )
+from .masks import LabelReader
+from .segment import load_network
 from .stage import Item, Outcome, Stage, Upstream
 from .volumes import Volume, read_geometry
 from .windows import find_window
@@ -41,15 +46,19 @@ if TYPE_CHECKING:
     from .cohort import Cohort, CtStudy, Lesion
 
 
+SATURATED_HU = 3071
+"""Highest intensity of 12-bit CT: metal, or an intensity that the scanner cut off."""
+
+
 class RoisStage(Stage):
     """CT studies to lesions: three-slice crops with views, intensities with masks, and a table."""
 
     name: ClassVar[str] = "rois"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def plan(self, cohort: Cohort, settings: Settings, store: Store) -> list[Item]:
         """One item a study; studies without lesions wait for no windows."""
-        own = settings.rois.model_dump(mode="json")
+        own = rois_settings(settings.rois)
         windows = (Upstream("windows", "cohort", "windows.parquet"),)
         return [
             Item(
@@ -58,22 +67,30 @@ class RoisStage(Stage):
                 payload=study,
                 settings=own,
                 inputs=study_inputs(study),
-                sources=study_sources(study),
+                sources=study_sources(study, settings.rois),
                 upstream=windows if study.lesions else (),
             )
             for study in cohort.ct_studies
         ]
 
     def check(self, cohort: Cohort, settings: Settings) -> list[Problem]:
-        """Volumes that their headers rule out, and masks and boxes that cannot be used."""
-        return [
+        """A network that cannot be loaded, volumes that their headers rule out, masks and boxes that cannot be used."""
+        problems = []
+        if settings.rois.segmentation.network is not None and cohort.ct_studies:
+            try:
+                load_network(settings.rois.segmentation)
+            except ConfigError as error:
+                remedy = "Correct it in the configuration."
+                found = str(error)
+                problems.append(Problem("configuration", "", "rois.segmentation", found, "a network", remedy))
+        return problems + [
             replace(problem, column=cohort.columns.get(problem.table, {}).get(problem.column, problem.column))
             for study in cohort.ct_studies
             for problem in check_study(study, settings.rois)
         ]
 
     def run(self, item: Item, settings: Settings, store: Store, out: Path) -> Outcome:
-        """Write `crops.zarr`, `volumes.zarr` and `lesions.parquet` of a study.
+        """Write `crops.zarr`, `volumes.zarr`, `lesions.parquet` and the picture `contact.png` of a study.
 
         Raises:
             ImageError: the volume or one of its lesions cannot be used; names the lesion.
@@ -81,19 +98,31 @@ class RoisStage(Stage):
         study: CtStudy = item.payload
         shape = (len(study.lesions), settings.rois.views + 1, 3, settings.rois.crop_px, settings.rois.crop_px)
         crops = create_array(create_group(out / "crops.zarr"), LESION_CROPS, shape)
-        volumes = create_group(out / "volumes.zarr")
+        volumes = create_group(out / "volumes.zarr", {"lesions": len(study.lesions)})
         rows: list[dict[str, Any]] = []
+        strips: list[Strip] = []
+        notes: list[str] = []
+        dice: dict[str, dict[str, float]] = defaultdict(dict)
         if study.lesions:
             windows = read_rows(store.part("windows", "cohort", "windows.parquet"), WINDOWS)
             volume, labels = read_study(study, settings.rois), LabelReader(settings.rois)
+            notes += volume.warnings
             for number, lesion in enumerate(study.lesions):
                 found = lesion_mask(volume, lesion, settings.rois, labels=labels, name=f"CT study {study.ct}, ")
                 roi = Roi(study, lesion, found, find_window(windows, lesion.lesion_type, study.centre))
                 crops[number] = roi.crops(volume, settings.rois)
                 roi.write_volume(volumes, str(number), volume, settings.rois)
                 rows.append(roi.row(volume))
+                strips.append(roi.strip(volume))
+                notes += roi.notes(volume)
+                if found.source == "given":
+                    for method, value in measured_dice(volume, lesion, found, settings.rois).items():
+                        dice[method][lesion.lesion] = round(value, 4)
+            write_sheet(out / "contact.png", f"CT study {study.ct}", strips)
         write_table(out / "lesions.parquet", rows, LESIONS)
-        return Outcome("ok" if rows else "empty", {"lesions": len(rows), "warnings": _warnings(rows)})
+        levels = dict(sorted(Counter(row["window_level"] for row in rows).items()))
+        summary = {"lesions": len(rows), "warnings": [*notes, *_warnings(rows)], "windows": levels, "dice": dict(dice)}
+        return Outcome("ok" if rows else "empty", summary)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +165,28 @@ class Roi:
         write_array(own, LESION_INTENSITY, volume.array[around.slices].astype(np.float32))
         write_array(own, LESION_MASK, mask)
 
+    def strip(self, volume: Volume) -> Strip:
+        """The lesion on the contact sheet."""
+        row, (low_hu, high_hu, level) = self.row(volume), self.window
+        title = (
+            f"lesion {self.lesion.lesion}, {self.lesion.lesion_type}: slice {row['slice_z']} of "
+            f"{volume.array.shape[0]}, {row['volume_mm3'] / 1000:.2f} ml, mask: {self.found.source}",
+            f"window {low_hu:.0f} to {high_hu:.0f} HU ({level})" + (", edge slice repeated" * row["edge_slice"]),
+        )
+        return lesion_strip(volume, self.found, self.slice_z, (low_hu, high_hu), title)
+
+    def notes(self, volume: Volume) -> list[str]:
+        """Sentences on how the mask was read, and on intensities at the end of the scanner's range."""
+        name = self.lesion.lesion
+        inside = volume.array[self.found.box.slices][self.found.mask > 0]
+        saturated = int((inside >= SATURATED_HU).sum())
+        notes = [f"{text}: lesion {name}" for text in self.found.warnings]
+        if saturated:
+            notes.append(
+                f"{saturated} voxel(s) at {SATURATED_HU} HU or above, where 12-bit CT is cut off: lesion {name}"
+            )
+        return notes
+
     def row(self, volume: Volume) -> dict[str, Any]:
         """The lesion's row of `LESIONS`."""
         spacing_x, spacing_y, _ = volume.spacing_mm
@@ -172,32 +223,33 @@ def check_study(study: CtStudy, settings: RoisSettings) -> list[Problem]:
         )
     except ImageError as error:
         return [error.problem("ct", study.ct, "path")]
-    geometry, labels, problems = stored.to_lps(), LabelReader(settings), []
+    geometry, labels, problems = stored.upright().to_lps(), LabelReader(settings), []
     for lesion in study.lesions:
         try:
-            _check_lesion(geometry, stored, lesion, labels, settings)
+            _check_lesion(geometry, stored, lesion, labels)
         except ImageError as error:
             column = "box" if lesion.mask is None else "mask"
             problems.append(error.problem("lesions", f"{study.ct}/{lesion.lesion}", column))
     return problems
 
 
-def _check_lesion(
-    geometry: Geometry, stored: Geometry, lesion: Lesion, labels: LabelReader, settings: RoisSettings
-) -> None:
+def _check_lesion(geometry: Geometry, stored: Geometry, lesion: Lesion, labels: LabelReader) -> None:
     if lesion.mask is None:
         box_region(geometry, stored, lesion, name="box")
     else:
-        given_mask(geometry, stored, lesion, labels.read(lesion.mask, "mask"), settings, name="lesion")
+        given_mask(geometry, stored, lesion, labels.read(lesion, geometry, name="mask"), name="lesion")
 
 
 def _warnings(rows: list[dict[str, Any]]) -> list[str]:
     """Sentences on lesions whose mask or slices are makeshift."""
     fallback = [row["lesion"] for row in rows if row["mask_source"] == "threshold"]
+    network = [row["lesion"] for row in rows if row["mask_source"] == "network"]
     edge = [row["lesion"] for row in rows if row["edge_slice"]]
     sentences = []
     if fallback:
         sentences.append(f"mask by threshold inside the box, none was given: lesion {', '.join(fallback)}")
+    if network:
+        sentences.append(f"mask by the network inside the box, none was given: lesion {', '.join(network)}")
     if edge:
         sentences.append(
             f"largest slice at the edge of the volume, repeated for its neighbour: lesion {', '.join(edge)}"

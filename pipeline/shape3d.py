@@ -1,8 +1,8 @@
 """Shape features of a 3-D region (IBSI HCUG), under PyRadiomics' names and with its numbers.
 
 IBSI identifiers: MeshVolume RNU0, VoxelVolume YEKZ, SurfaceArea C0JK, SurfaceVolumeRatio 2PR5, Sphericity QCFX,
-Maximum3DDiameter L0JK, MajorAxisLength TDIC, MinorAxisLength P9VJ, LeastAxisLength 7J51, Elongation Q3CK, Flatness N17B.
-The three diameters in planes are PyRadiomics' own.
+Maximum3DDiameter L0JK, MajorAxisLength TDIC, MinorAxisLength P9VJ, LeastAxisLength 7J51, Elongation Q3CK, Flatness
+N17B. The three diameters in planes are PyRadiomics' own.
 
 PyRadiomics compares every vertex of the region's surface with every other. Here only those that can be an end of the
 longest distance are compared; area and volume come from its own mesh (see `_mesh_tables`).
@@ -49,7 +49,7 @@ def features(mask: Mask, spacing_mm: Triple, wanted: Collection[str]) -> dict[st
     padded = np.pad(mask, 1)
     area, volume = surface_and_volume(padded, spacing_mm)
     slice_, column, row, longest = diameters(padded, spacing_mm)
-    least, minor, major = axis_variances(mask, spacing_mm)
+    least, minor, major = axis_variances(padded, spacing_mm)
     volume_of_sphere = 36 * math.pi * volume**2
     values: dict[str, Callable[[], float]] = {
         "Elongation": lambda: _root(minor / major if minor >= 0 and major >= 0 else math.nan),
@@ -64,7 +64,7 @@ def features(mask: Mask, spacing_mm: Triple, wanted: Collection[str]) -> dict[st
         "MinorAxisLength": lambda: 4 * _root(minor),
         "Sphericity": lambda: volume_of_sphere ** (1 / 3) / area,
         "SurfaceArea": lambda: area,
-        "SurfaceVolumeRatio": lambda: area / volume,
+        "SurfaceVolumeRatio": lambda: area / volume if volume else math.nan,
         "VoxelVolume": lambda: int(np.count_nonzero(mask)) * math.prod(spacing_mm),
         "Compactness1": lambda: volume / (area**1.5 * math.sqrt(math.pi)),
         "Compactness2": lambda: volume_of_sphere / area**3,
@@ -78,11 +78,14 @@ def _root(value: float) -> float:
 
 
 def axis_variances(mask: Mask, spacing_mm: Triple) -> tuple[float, float, float]:
-    """Variances along the principal axes of the voxels' centres, increasing; tiny negative ones are 0."""
+    """Variances along the principal axes of the voxels' centres, increasing; tiny negative ones are 0.
+
+    Rounding errors are PyRadiomics' too: they are all that is left of an axis along which the region is flat.
+    """
     places = np.argwhere(mask) * np.array(spacing_mm)
     places -= places.mean(axis=0)
     places /= np.sqrt(len(places))
-    eigenvalues = np.linalg.eigvals(places.T.copy() @ places)
+    eigenvalues = np.real(np.linalg.eigvals(places.T.copy() @ places))
     eigenvalues[(eigenvalues < 0) & (eigenvalues > -1e-10)] = 0
     least, minor, major = np.sort(eigenvalues).tolist()
     return least, minor, major
@@ -92,11 +95,11 @@ def axis_variances(mask: Mask, spacing_mm: Triple) -> tuple[float, float, float]
 def surface_and_volume(padded: Mask, spacing_mm: Triple) -> tuple[float, float]:
     """Area and volume of the mesh around a region (z, y, x) that does not touch the array's border.
 
-    PyRadiomics' mesh has gaps where voxels meet at edges only. Its volume, a sum of tetrahedra from the array's corner to
-    each triangle, then depends on where the region lies; so does this one.
+    PyRadiomics' mesh has gaps where voxels meet at edges only. Its volume, a sum of tetrahedra from the array's corner
+    to each triangle, then depends on where the region lies; so does this one.
     """
     cubes = _count_cubes(padded)  # (4, 256): number, sums of z, y, x
-    volume = float((cubes * _volume_table()).sum()) * math.prod(spacing_mm)
+    volume = int((cubes * _volume_table()).sum()) / _VOLUME_PARTS * math.prod(spacing_mm)
     return float(cubes[0] @ _area_table(spacing_mm)), volume
 
 
@@ -153,13 +156,17 @@ def _area_table(spacing_mm: Triple) -> Floats:
     return _of_cubes(_of_blocks(spacing_mm, (1, 1, 1))[0])
 
 
+_VOLUME_PARTS = 48
+"""Vertices have coordinates in halves: volumes are whole 48ths of a voxel."""
+
+
 @functools.lru_cache(maxsize=1)
-def _volume_table() -> Floats:
+def _volume_table() -> npt.NDArray[np.int64]:
     """Volume of a cube at the array's corner, and by how much it changes a voxel along z, y, x, as (4, 256)."""
     unit = (1.0, 1.0, 1.0)
     here = _of_blocks(unit, (1, 1, 1))[1]
     slopes = [_of_blocks(unit, place)[1] - here for place in ((2, 1, 1), (1, 2, 1), (1, 1, 2))]
-    return _of_cubes(np.stack([here - sum(slopes), *slopes]))
+    return np.rint(_of_cubes(np.stack([here - sum(slopes), *slopes])) * _VOLUME_PARTS).astype(np.int64)
 
 
 # --- diameters ---------------------------------------------------------------------------------------------------
@@ -192,7 +199,7 @@ def _ends(points: npt.NDArray[np.int64], axis: int) -> npt.NDArray[np.int64]:
     changes = (points[1:, others] != points[:-1, others]).any(axis=1)
     starts = np.concatenate([[True], changes])
     stops = np.concatenate([changes, [True]])
-    return points[starts | stops]
+    return np.asarray(points[starts | stops])
 
 
 def _longest_in_planes(points: npt.NDArray[np.int64], axis: int, scale: Floats) -> float:

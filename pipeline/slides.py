@@ -21,6 +21,7 @@ from ..config import TilesSettings
 from ..errors import InputError, Problem
 from .cohort import Slide
 from .jit import compiled
+from .stage import Source
 
 RgbImage = npt.NDArray[np.uint8]
 """Pixels of shape (y, x, 3), 0–255, sRGB as scanned."""
@@ -30,6 +31,7 @@ _LEVEL_TOLERANCE = 0.01
 _BLOCK_PX = 1 << 20
 _BLOCK_WIDTH = 6144
 _EDGE = 1e-6
+_DICOM = (".dcm", ".dicom")
 
 
 class SlideImage(Protocol):
@@ -94,7 +96,7 @@ def open_image(path: Path, slide: str, max_pixels: int) -> openslide.OpenSlide:
     if not path.exists():
         raise SlideError(slide, "path", f"no file {path.name}", "a whole-slide image", "Correct the path.")
     try:
-        image = openslide.OpenSlide(path)
+        image = openslide.OpenSlide(_file_of(path))
     except openslide.OpenSlideUnsupportedFormatError as error:
         raise SlideError(
             slide,
@@ -116,6 +118,25 @@ def open_image(path: Path, slide: str, max_pixels: int) -> openslide.OpenSlide:
             "Raise tiles.max_pixels if the slide is really that large.",
         )
     return image
+
+
+def slide_sources(path: Path) -> tuple[Source, ...]:
+    """Everything on disk that a slide consists of: MIRAX has a folder beside its file, DICOM one file a level."""
+    sources = [Source("slide", path)]
+    companion = path.with_suffix("")
+    if path.suffix.lower() == ".mrxs" and companion.is_dir():
+        sources.append(Source("slide data", companion))
+    elif path.suffix.lower() in _DICOM and path.is_file():
+        sources.append(Source("slide instances", path.parent))
+    return tuple(sources)
+
+
+def _file_of(path: Path) -> Path:
+    """The file to open: of a folder of DICOM instances, any one; OpenSlide finds the others of its series."""
+    if not path.is_dir():
+        return path
+    instances = sorted(file for file in path.iterdir() if file.suffix.lower() in _DICOM and file.is_file())
+    return next((file for file in instances if openslide.OpenSlide.detect_format(file) == "dicom"), path)
 
 
 def resolve_mpp(

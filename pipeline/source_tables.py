@@ -157,6 +157,15 @@ def read_fields(
     return TableRows(name, columns, tuple(rows), readable), problems
 
 
+def read_word(section: TableSection, spec: FieldSpec, text: str) -> Any:
+    """The value of a word from elsewhere that means what it would mean in a cell; none where it is no word."""
+    word = _CellReader("lesions", "", section, spec).word(cell_text(text))
+    try:
+        return None if word is None else spec.parse(word)
+    except CellError:
+        return None
+
+
 def _read_row(
     line: int, cells: Mapping[str, str], readers: Mapping[str, _CellReader], specs: Iterable[str], lost: set[str]
 ) -> tuple[Row, list[Problem]]:

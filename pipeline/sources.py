@@ -7,29 +7,33 @@ import json
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from ..errors import InputError
 from .stage import Source
 
 _BLOCK = 1 << 20
+Mode = Literal["sample", "full", "stat"]
 
 
-def digest_source(source: Source) -> str:
+def digest_source(source: Source, mode: Mode = "sample") -> str:
     """SHA-256 (hex) of a source's content.
 
-    A file is hashed whole (`full`), or its size and its first, middle and last MiB; a folder is hashed over the
-    relative names and digests of its files.
+    A file is hashed as `mode` says: its size and its first, middle and last MiB; the whole file; or its size and its
+    time of change. A source that asks for it is hashed whole in any case. A folder is hashed over the relative names
+    and digests of its files.
 
     Raises:
         InputError: the file or folder is missing or cannot be read.
     """
+    mode = "full" if source.full else mode
     try:
         if not source.path.is_dir():
-            return _digest_file(source.path, full=source.full)
+            return _digest_file(source.path, mode)
         digest = hashlib.sha256()
         for file in _files(source.path):
             name = file.relative_to(source.path).as_posix()
-            digest.update(f"{name}\0{_digest_file(file, full=source.full)}\n".encode())
+            digest.update(f"{name}\0{_digest_file(file, mode)}\n".encode())
         return digest.hexdigest()
     except OSError as error:
         raise InputError(
@@ -43,6 +47,8 @@ class SourceDigests:
     """Digests of sources, remembered in a file by path, size and modification time, so that no file is read twice."""
 
     file: Path
+    mode: Mode = "sample"
+    """How sources are hashed that do not ask to be hashed whole."""
     _known: dict[str, str] = field(default_factory=dict)
     _used: dict[str, str] = field(default_factory=dict)
 
@@ -57,10 +63,10 @@ class SourceDigests:
     def digest(self, source: Source) -> str:
         """As `digest_source`, from memory where size and modification time are as they were."""
         try:
-            key = _stat_key(source)
+            key = _stat_key(source, self.mode)
         except OSError:
-            return digest_source(source)
-        digest = self._used.get(key) or self._known.get(key) or digest_source(source)
+            return digest_source(source, self.mode)
+        digest = self._used.get(key) or self._known.get(key) or digest_source(source, self.mode)
         self._used[key] = digest
         return digest
 
@@ -73,10 +79,10 @@ class SourceDigests:
         temporary.rename(self.file)
 
 
-def _stat_key(source: Source) -> str:
+def _stat_key(source: Source, mode: Mode) -> str:
     """Hash of path, size and modification time of every file, so that no path is stored."""
     files = _files(source.path) if source.path.is_dir() else [source.path]
-    digest = hashlib.sha256(f"{source.path.resolve()}\0{source.full}".encode())
+    digest = hashlib.sha256(f"{source.path.resolve()}\0{source.full}\0{mode}".encode())
     for file in files:
         stat = file.stat()
         digest.update(f"\0{file.name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
@@ -87,11 +93,14 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _digest_file(path: Path, *, full: bool) -> str:
+def _digest_file(path: Path, mode: Mode) -> str:
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
+    if mode == "stat":
+        digest.update(f" {path.stat().st_mtime_ns}".encode())
+        return digest.hexdigest()
     with path.open("rb") as stream:
-        if full or size <= 3 * _BLOCK:
+        if mode == "full" or size <= 3 * _BLOCK:
             while block := stream.read(_BLOCK):
                 digest.update(block)
         else:

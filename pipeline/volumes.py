@@ -7,18 +7,19 @@ ITK is told to be silent: what it says names paths and quotes headers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
+from scipy import ndimage
 
 from ..config import RoisSettings
-from .dicom import Series, read_series
+from .dicom import Pixels, Series, read_series
 from .formats import check_file, check_voxels, image_io, not_finite, unreadable
 from .geometry import Geometry, ImageError, Triple, lps_axes
 
@@ -36,6 +37,10 @@ class Volume:
     """The grid of `array`."""
     stored: Geometry
     """The grid of the file, whose indices boxes in voxels count."""
+    warnings: tuple[str, ...] = ()
+    """Sentences on what was chosen, left out or resampled in reading."""
+    frame_uid: str = ""
+    """DICOM frame of reference, empty where unknown. It identifies: for comparison only, never to be kept."""
 
     @property
     def spacing_mm(self) -> Triple:
@@ -77,11 +82,12 @@ def read_volume(
             path, series_uid=series_uid, max_voxels=max_voxels, slice_tolerance=slice_tolerance, name=name
         )
         stored, array = series.geometry, _read_slices(series, name)
-    else:
-        stored, raw = _read_file(path, max_voxels, name)
-        array = _as_intensities(raw)
+        volume = in_lps(_upright(array, stored), stored)
+        return replace(volume, warnings=series.warnings, frame_uid=series.frame_uid)
+    stored, raw = _read_file(path, max_voxels, name)
+    array = _as_intensities(raw)
     _check_finite(array, name)
-    return _in_lps(array, stored)
+    return in_lps(array, stored)
 
 
 def read_labels(path: Path, *, max_voxels: int, name: str = "mask") -> Volume:
@@ -98,7 +104,7 @@ def read_labels(path: Path, *, max_voxels: int, name: str = "mask") -> Volume:
                 name, "values that are not whole numbers", "labels", "Give a label mask, not an image or a probability."
             )
         raw = whole
-    return _in_lps(raw, stored)
+    return in_lps(raw, stored)
 
 
 def read_geometry(
@@ -121,6 +127,13 @@ def read_geometry(
     check_file(path, max_voxels, name, voxels=False)
     with _silent_itk():
         return _file_geometry(_reader(image_io(path, name), path), max_voxels, name)
+
+
+def in_lps(stored_zyx: npt.NDArray[Any], stored: Geometry) -> Volume:
+    """The volume of an array (z, y, x) on the upright grid of `stored`."""
+    grid = stored.upright()
+    turned = lps_axes(grid.direction).apply(stored_zyx)
+    return Volume(np.ascontiguousarray(turned), grid.to_lps(), stored)
 
 
 @contextmanager
@@ -186,6 +199,35 @@ def _file_geometry(reader: Any, max_voxels: int, name: str) -> Geometry:
 
 def _read_slices(series: Series, name: str) -> npt.NDArray[Any]:
     """Rescaled voxels (z, y, x) of a series, in the order of its files."""
+    return _itk_slices(series, name) if series.pixels is None else _plain_slices(series, series.pixels, name)
+
+
+def _plain_slices(series: Series, pixels: Iterable[Pixels], name: str) -> npt.NDArray[Any]:
+    """Slices that are not compressed, straight from the files: their headers have been read already."""
+    columns, rows, count = series.geometry.size_xyz
+    array = np.empty((count, rows, columns), dtype=series.dtype)
+    for plane, file, at in zip(array, series.files, pixels, strict=True):
+        try:
+            raw = np.fromfile(file, dtype="<i2" if at.signed else "<u2", count=rows * columns, offset=at.offset)
+        except OSError:
+            raise unreadable(name, "a series with a slice that cannot be read") from None
+        if raw.size != rows * columns:
+            raise unreadable(name, "a series with a slice that is cut short")
+        if at.bits < 16:
+            # what lies above the stored bits is no intensity (old overlays); a sign is carried up
+            raw = (raw << (16 - at.bits)) >> (16 - at.bits)
+        raw = raw.reshape(rows, columns)
+        if series.dtype == "int16" and max(abs(at.slope), abs(at.intercept)) < 2**15:
+            # 16-bit arithmetic wraps around, and the result is known to fit
+            np.multiply(raw.view(np.int16), np.int16(at.slope), out=plane)
+            np.add(plane, np.int16(at.intercept), out=plane)
+        else:
+            plane[...] = raw * at.slope + at.intercept
+    return array
+
+
+def _itk_slices(series: Series, name: str) -> npt.NDArray[Any]:
+    """Slices that GDCM has to decode."""
     columns, rows, count = series.geometry.size_xyz
     reader = sitk.ImageSeriesReader()
     reader.SetImageIO("GDCMImageIO")
@@ -202,6 +244,23 @@ def _read_slices(series: Series, name: str) -> npt.NDArray[Any]:
     return np.asarray(array)
 
 
+def _upright(array: npt.NDArray[Any], stored: Geometry) -> npt.NDArray[Any]:
+    """Slices (z, y, x) of a sheared grid on the upright one, each shifted in its plane, linear in between; around
+    them the lowest intensity."""
+    upright = stored.upright()
+    if upright is stored:
+        return array
+    fill = array.min()
+    (x_size, y_size, count), (old_y, old_x) = upright.size_xyz, array.shape[1:]
+    result = np.empty((count, y_size, x_size), dtype=array.dtype)
+    for plane, target, (x, y) in zip(array, result, stored.places_xy(), strict=True):
+        canvas = np.full(target.shape, fill, dtype=np.float32)
+        canvas[:old_y, :old_x] = plane
+        shifted = ndimage.shift(canvas, (y, x), order=1, mode="constant", cval=float(fill))
+        target[...] = np.rint(shifted) if target.dtype.kind == "i" else shifted
+    return result
+
+
 def _as_intensities(raw: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """int16 where it holds every value of an integer image, float32 otherwise."""
     if raw.dtype.kind in "iu" and raw.min() >= -(2**15) and raw.max() < 2**15:
@@ -213,8 +272,3 @@ def _check_finite(array: npt.NDArray[Any], name: str) -> None:
     """Refuse NaN and infinities; slice by slice, to need no second array."""
     if array.dtype.kind == "f" and (bad := sum(int((~np.isfinite(plane)).sum()) for plane in array)):
         raise not_finite(name, bad)
-
-
-def _in_lps(stored_zyx: npt.NDArray[Any], stored: Geometry) -> Volume:
-    turned = lps_axes(stored.direction).apply(stored_zyx)
-    return Volume(np.ascontiguousarray(turned), stored.to_lps(), stored)

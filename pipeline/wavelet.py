@@ -69,7 +69,7 @@ def sub_bands(image: Array, box: Box, wavelet: str, axes: Sequence[int], levels:
 
 def _periodic(image: Array, lengths: Sequence[int], starts: Sequence[int], stops: Sequence[int]) -> Array:
     """The image from `starts` to `stops`, continued periodically; an odd axis has its first plane again at its end."""
-    if all(0 <= start and stop <= size for start, stop, size in zip(starts, stops, image.shape, strict=True)):
+    if all(start >= 0 and stop <= size for start, stop, size in zip(starts, stops, image.shape, strict=True)):
         return image[tuple(slice(start, stop) for start, stop in zip(starts, stops, strict=True))]
     places = []
     for start, stop, size, length in zip(starts, stops, image.shape, lengths, strict=True):
@@ -125,8 +125,8 @@ def _along_rows(data: Array, taps: Array, wrapped: npt.NDArray[np.int64], half: 
         for o in around:
             total = target[o] - target[o]
             for n in range(len(taps)):
-                j = wrapped[o] - 1 - n if n < wrapped[o] else n
-                total += taps[j] * source[o + last - j]
+                at = int(wrapped[o]) - 1 - n if n < wrapped[o] else n
+                total += taps[at] * source[o + last - at]
             target[o] = total
 
 
@@ -137,7 +137,7 @@ def _across_rows(data: Array, taps: Array, wrapped: npt.NDArray[np.int64], half:
         for o in range(half.shape[1]):
             target = half[row, o]
             for n in range(len(taps)):
-                j = wrapped[o] - 1 - n if n < wrapped[o] else n
+                j = int(wrapped[o]) - 1 - n if n < wrapped[o] else n
                 tap = taps[j]
                 source = data[row, o + last - j]
                 for x in range(len(target)):

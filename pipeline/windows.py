@@ -20,7 +20,8 @@ from ..errors import ConfigError, InputError, Problem, StoreError
 from ..stores.records import Store
 from ..stores.specs import HISTOGRAMS, WINDOWS
 from ..stores.tables import read_rows, write_table
-from .lesions import LabelReader, lesion_mask, read_study, study_inputs, study_sources
+from .lesions import lesion_mask, read_study, rois_settings, study_inputs, study_sources
+from .masks import LabelReader
 from .stage import Item, Outcome, Source, Stage, Upstream
 
 if TYPE_CHECKING:
@@ -31,7 +32,14 @@ Row = dict[str, Any]
 _FAR_HU = 1e9
 """Larger intensities count as this one, so that whatever a file holds fits into 32 bits."""
 
-MASK_SETTINGS = ("fallback_threshold_hu", "geometry_tolerance_mm", "slice_tolerance", "max_voxels")
+MASK_SETTINGS = (
+    "fallback_threshold_hu",
+    "segmentation",
+    "geometry_tolerance_mm",
+    "resample_tolerance_mm",
+    "slice_tolerance",
+    "max_voxels",
+)
 """Settings of the section `rois` that decide which voxels are a lesion's."""
 
 
@@ -39,7 +47,7 @@ class WindowsStage(Stage):
     """CT studies to histograms of their lesions, then one table of windows."""
 
     name: ClassVar[str] = "windows"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def plan(self, cohort: Cohort, settings: Settings, store: Store) -> list[Item]:
         """One item a study; none when the windows come from another store."""
@@ -102,6 +110,10 @@ class WindowsStage(Stage):
             histograms = [row for part in parts for row in read_rows(part, HISTOGRAMS)]
             rows = fit_windows(histograms, settings.windows)
             summary = {"lesions": len(histograms), "patients": len({row["patient"] for row in histograms})}
+            if histograms:
+                from .window_picture import write_picture
+
+                write_picture(out / "windows.png", histograms, rows)
         write_table(out / "windows.parquet", rows, WINDOWS)
         return Outcome("ok" if rows else "empty", summary)
 
@@ -110,9 +122,9 @@ class WindowsStage(Stage):
             self.name,
             f"ct-{study.ct}",
             payload=study,
-            settings=settings.rois.model_dump(mode="json", include=set(MASK_SETTINGS)),
+            settings={name: value for name, value in rois_settings(settings.rois).items() if name in MASK_SETTINGS},
             inputs=study_inputs(study),
-            sources=study_sources(study),
+            sources=study_sources(study, settings.rois),
         )
 
 
@@ -147,7 +159,8 @@ def histogram_rows(study: CtStudy, settings: Settings) -> list[Row]:
 def fit_windows(histograms: Sequence[Mapping[str, Any]], settings: WindowsSettings) -> list[Row]:
     """Rows of `WINDOWS` from rows of `HISTOGRAMS`: the cohort's window, then those of types and pairs.
 
-    The voxels of a group's lesions are pooled, so a lesion counts by its size. Types and pairs with fewer than
+    The voxels of a group's lesions are pooled; with the weighting `lesions` those of a lesion count for one together.
+    Types and pairs with fewer than
     `min_lesions` lesions get no row: whoever looks them up falls back (`find_window`). The cohort always has one,
     unless there are no lesions at all.
     """
@@ -160,8 +173,11 @@ def fit_windows(histograms: Sequence[Mapping[str, Any]], settings: WindowsSettin
     for (level, lesion_type, centre), members in sorted(groups.items()):
         if level != "cohort" and len(members) < settings.min_lesions:
             continue
-        hu, voxels = pool_histograms(members)
-        low, high = histogram_percentiles(hu, voxels, (settings.low_percentile, settings.high_percentile))
+        percentiles = (settings.low_percentile, settings.high_percentile)
+        if settings.weighting == "lesions":
+            low, high = lesion_percentiles(members, percentiles)
+        else:
+            low, high = histogram_percentiles(*pool_histograms(members), percentiles)
         missing = max(0.0, settings.min_width_hu - (high - low)) / 2
         rows.append(
             {
@@ -218,6 +234,21 @@ def histogram_percentiles(
     lower = hu[np.searchsorted(last, below)]
     upper = hu[np.searchsorted(last, np.ceil(position))]
     return np.asarray(lower + (position - below) * (upper - lower), dtype=np.float64)
+
+
+def lesion_percentiles(rows: Iterable[Mapping[str, Any]], percentiles: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Percentiles of intensities where every lesion has the same weight, spread evenly over its voxels.
+
+    The p-th is the lowest intensity at or below which p % of the weight lies (the inverse of the distribution function,
+    Hyndman and Fan's type 1).
+    """
+    pairs = [(np.asarray(row["hu"], np.int64), np.asarray(row["voxels"], float)) for row in rows]
+    hu = np.concatenate([values for values, _ in pairs])
+    weights = np.concatenate([counts / counts.sum() for _, counts in pairs])
+    order = np.argsort(hu, kind="stable")
+    share = np.cumsum(weights[order]) / len(pairs)
+    place = np.searchsorted(share, np.asarray(percentiles) / 100 - 1e-12)
+    return np.asarray(hu[order][np.minimum(place, hu.size - 1)], dtype=np.float64)
 
 
 def training_patients(split_file: Path) -> frozenset[str]:

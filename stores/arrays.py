@@ -12,6 +12,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from ..errors import StoreError
+from .jpeg import JpegCodec
 from .specs import FORMAT_VERSION, ArraySpec
 
 
@@ -22,8 +23,13 @@ def create_group(path: Path, attributes: Mapping[str, Any] | None = None) -> zar
     return group
 
 
-def create_array(group: zarr.Group, spec: ArraySpec, shape: tuple[int, ...], *, zstd_level: int = 3) -> zarr.Array:
-    """A new array of `shape` under the declaration `spec`; empty chunks are written too."""
+def create_array(
+    group: zarr.Group, spec: ArraySpec, shape: tuple[int, ...], *, zstd_level: int = 3, jpeg_quality: int | None = None
+) -> zarr.Array:
+    """A new array of `shape` under the declaration `spec`; empty chunks are written too.
+
+    Chunks are compressed by Zstandard or, where `jpeg_quality` is given, kept as JPEG, which is not exact.
+    """
     if len(shape) != len(spec.dims):
         raise StoreError(f"array {spec.name}: expected dimensions {spec.dims}, got shape {shape}")
     chunks = tuple(
@@ -34,7 +40,8 @@ def create_array(group: zarr.Group, spec: ArraySpec, shape: tuple[int, ...], *, 
         shape=shape,
         dtype=spec.dtype,
         chunks=chunks,
-        compressors=[ZstdCodec(level=zstd_level)],
+        serializer="auto" if jpeg_quality is None else JpegCodec(jpeg_quality),
+        compressors=[ZstdCodec(level=zstd_level)] if jpeg_quality is None else None,
         dimension_names=spec.dims,
         attributes={"unit": spec.unit, "meaning": spec.meaning},
         config={"write_empty_chunks": True},

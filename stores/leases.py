@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import threading
-import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -59,6 +58,15 @@ class Leases:
         """Give back the lease of an item; one that was taken over in the meantime stays with its new owner."""
         self._release(self.store.path / stage / "leases" / item)
 
+    def sweep(self, stage: str) -> None:
+        """Remove void leases, and what dead takers left beside them."""
+        folder = self.store.path / stage / "leases"
+        for file in sorted(folder.iterdir()) if folder.exists() else ():
+            if not file.name.startswith("."):
+                self._make_way(file)
+            elif owner_state(file.name.rpartition("~")[2]) is False:
+                file.unlink(missing_ok=True)
+
     def _create(self, file: Path) -> bool:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -77,7 +85,7 @@ class Leases:
         if not self._is_void(file, owner):
             return False
         # A rename succeeds for one taker only; what it moved is looked at again, for it may be newer than judged.
-        aside = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
+        aside = file.with_name(f".aside~{new_owner_name()}")
         try:
             file.rename(aside)
         except FileNotFoundError:
@@ -96,7 +104,7 @@ class Leases:
         alive = owner_state(owner) if owner else None
         if alive is not None:
             return not alive
-        probe = file.with_name(f".clock-{self._owner}")
+        probe = file.with_name(f".clock~{new_owner_name()}")
         probe.touch()  # the file system's own clock, which other machines' touches are measured by too
         try:
             return probe.stat().st_mtime - file.stat().st_mtime > self.expiry_s

@@ -32,7 +32,7 @@ def _machine() -> str:
     facts = [socket.gethostname()]
     try:
         facts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
-        facts.append(os.readlink("/proc/self/ns/pid"))
+        facts.append(str(Path("/proc/self/ns/pid").readlink()))
     except OSError:  # not Linux
         facts.append(f"{psutil.boot_time():.0f}")
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:8]

@@ -17,7 +17,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,7 +112,9 @@ class Store:
         store = cls(path.resolve())
         marker = store.path / store._version_file
         if not marker.exists():
-            if store.path.exists() and any(store.path.iterdir()):
+            # Another process may be making the same store: its marker may be under way, or be there by now.
+            names = [entry.name for entry in store.path.iterdir()] if store.path.exists() else []
+            if any(not name.startswith(f".{marker.name}.") for name in names) and not marker.exists():
                 raise StoreError(f"{path}: is not empty and not a mumo store; choose another folder")
             store.path.mkdir(parents=True, exist_ok=True)
             _write_json(marker, {"format_version": FORMAT_VERSION})
@@ -123,21 +125,22 @@ class Store:
         """An existing store; another format version is refused."""
         store = cls(path.resolve())
         marker = store.path / store._version_file
-        if not marker.exists():
+        values = _read_json(marker)
+        if values is None:
             raise StoreError(f"{path}: is not a mumo store; make one with `mumo extract`")
-        version = _read_json(marker).get("format_version")
+        version = values.get("format_version")
         if version != FORMAT_VERSION:
             raise StoreError(f"{path}: format version {version}, this mumo reads {FORMAT_VERSION}")
         return store
 
     def records(self, stage: str) -> dict[str, Record]:
         """Completion records of a stage, by item."""
-        return {file.stem: _record(file) for file in sorted(self._folder(stage, "records").glob("*.json"))}
+        return {name: _record(name, values) for name, values in _read_all(self._folder(stage, "records")).items()}
 
     def record(self, stage: str, item: str) -> Record | None:
         """The completion record of an item, or none when it is not done."""
-        file = self._folder(stage, "records") / f"{item}.json"
-        return _record(file) if file.exists() else None
+        values = _read_json(self._folder(stage, "records") / f"{item}.json")
+        return None if values is None else _record(item, values)
 
     def part(self, stage: str, item: str, part: str) -> Path:
         """Path of a part of a finished item.
@@ -154,8 +157,12 @@ class Store:
 
     def failures(self, stage: str) -> dict[str, Failure]:
         """Failures of a stage, by item."""
-        folder = self._folder(stage, "failures")
-        return {file.stem: Failure(**_read_json(file)) for file in sorted(folder.glob("*.json"))}
+        return {name: Failure(**values) for name, values in _read_all(self._folder(stage, "failures")).items()}
+
+    def failure(self, stage: str, item: str) -> Failure | None:
+        """The failure of an item, or none."""
+        values = _read_json(self._folder(stage, "failures") / f"{item}.json")
+        return None if values is None else Failure(**values)
 
     def begin(self, stage: str, item: str) -> Path:
         """A new, empty staging folder for an item, of this process alone."""
@@ -182,17 +189,19 @@ class Store:
         _flush(staging)
         old = self.record(stage, item)
         target = self._folder(stage, "items") / item / new_owner_name()
+        first = not target.parent.exists()
         target.parent.mkdir(parents=True, exist_ok=True)
         staging.rename(target)
         _fsync(target.parent)
-        _fsync(target.parent.parent)
+        if first:
+            _fsync(target.parent.parent)
         mark = fingerprint(depends)
         record = Record(
             stage, item, status, mark, depends, parts, summary, round(seconds, 3), folder=target.name, bytes=size
         )
         record_file = self._folder(stage, "records") / f"{item}.json"
         record_file.parent.mkdir(parents=True, exist_ok=True)
-        _write_json(record_file, asdict(record))
+        _write_json(record_file, vars(record))
         (self._folder(stage, "failures") / f"{item}.json").unlink(missing_ok=True)
         if old is not None:
             shutil.rmtree(target.with_name(old.folder), ignore_errors=True)
@@ -204,17 +213,13 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         old = self.record(failure.stage, failure.item)
         (self._folder(failure.stage, "records") / f"{failure.item}.json").unlink(missing_ok=True)
-        _write_json(folder / f"{failure.item}.json", asdict(failure))
+        _write_json(folder / f"{failure.item}.json", vars(failure))
         if old is not None:
             shutil.rmtree(self._folder(failure.stage, "items") / failure.item / old.folder, ignore_errors=True)
 
     def sweep(self, stage: str) -> int:
         """Remove what dead processes left, never what a living one works on. Returns how many folders."""
-        swept = 0
-        for folder in self._existing(stage, "staging"):
-            if _is_abandoned(folder, folder.name.rpartition("~")[2]):
-                shutil.rmtree(folder, ignore_errors=True)
-                swept += 1
+        swept = self.sweep_staging(stage)
         for item in self._existing(stage, "items"):
             record = self.record(stage, item.name)
             for folder in item.iterdir():
@@ -224,6 +229,15 @@ class Store:
                     if now is None or folder.name != now.folder:
                         shutil.rmtree(folder, ignore_errors=True)
                         swept += 1
+        return swept
+
+    def sweep_staging(self, stage: str, item: str = "*") -> int:
+        """Remove the staging folders that dead processes left, of one item or all. Returns how many."""
+        swept = 0
+        for folder in self._folder(stage, "staging").glob(f"{item}~*"):
+            if _is_abandoned(folder, folder.name.rpartition("~")[2]):
+                shutil.rmtree(folder, ignore_errors=True)
+                swept += 1
         return swept
 
     def digest(self, stages: Iterable[str]) -> str:
@@ -249,21 +263,28 @@ def _is_abandoned(folder: Path, owner: str) -> bool:
         return False
 
 
-def _record(file: Path) -> Record:
-    values = _read_json(file)
-    if values.get("format_version") != FORMAT_VERSION:
-        raise StoreError(
-            f"{file.name}: record of format version {values.get('format_version')}, this mumo reads {FORMAT_VERSION}"
-        )
+def _record(name: str, values: dict[str, Any]) -> Record:
+    version = values.get("format_version")
+    if version != FORMAT_VERSION:
+        raise StoreError(f"{name}: record of format version {version}, this mumo reads {FORMAT_VERSION}")
     try:
         return Record(**values)
     except TypeError as error:
-        raise StoreError(f"{file.name}: not a complete record ({error}); extract into a new store") from error
+        raise StoreError(f"{name}: not a complete record ({error}); extract into a new store") from error
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read_all(folder: Path) -> dict[str, dict[str, Any]]:
+    """JSON files of a folder by name; those that another process removes meanwhile are left out."""
+    contents = ((file.stem, _read_json(file)) for file in sorted(folder.glob("*.json")))
+    return {name: values for name, values in contents if values is not None}
+
+
+def _read_json(file: Path) -> dict[str, Any] | None:
+    """A JSON object, or none when there is no such file."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StoreError(f"{file}: not readable: {error}") from error
     if not isinstance(values, dict):
@@ -272,13 +293,13 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _write_json(file: Path, values: Mapping[str, Any]) -> None:
+    """Write a file aside, flush and rename it. A power cut may undo the rename, which costs one item's work."""
     temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
     with temporary.open("w", encoding="utf-8") as stream:
         json.dump(values, stream, indent=1, ensure_ascii=False, allow_nan=False)
         stream.flush()
         os.fsync(stream.fileno())
     temporary.rename(file)
-    _fsync(file.parent)
 
 
 def _flush(folder: Path) -> None:

@@ -4,10 +4,11 @@ A store is a folder:
 
     STORE/
       store.json                        format version
-      <stage>/items/<item>/<part>       what one task wrote: Zarr groups and Parquet tables
+      <stage>/items/<item>/<folder>/<part>   what one task wrote: Zarr groups and Parquet tables
       <stage>/records/<item>.json       completion record; only items that have one exist for readers
       <stage>/failures/<item>.json      why an item failed, until it succeeds
       <stage>/staging/                  unfinished work; swept by the next run
+      <stage>/leases/                   which driver is at which item
       runs/<time>/                      what each `extract` did
       packed/<key>/                     contiguous arrays for the trainer
 
@@ -33,7 +34,7 @@ class ArraySpec:
     """One array of a Zarr group."""
 
     name: str
-    dtype: Literal["uint8", "int16", "float16", "float32"]
+    dtype: Literal["uint8", "int16", "int64", "float16", "float32"]
     dims: tuple[str, ...]
     unit: str
     meaning: str
@@ -96,6 +97,9 @@ BAG_PIXELS = ArraySpec(
     (1, 512, 2048, 3),
 )
 """In the Zarr group `pixels.zarr`; attributes `mpp`, `word_px`."""
+
+BAG_PLACES = ArraySpec("places", "int64", ("bag", "xy"), "px, level 0", "upper left corners of the bags", (None, None))
+"""In `pixels.zarr` in place of the pixels where `tiles.pixels` is `none`; attributes as `pipeline.bags` writes them."""
 
 BAGS = TableSpec(
     "bags",
@@ -166,8 +170,9 @@ LESION_INTENSITY = ArraySpec(
     "intensity", "float32", ("z", "y", "x"), "HU", "intensities around one lesion", (None, None, None)
 )
 LESION_MASK = ArraySpec("mask", "uint8", ("z", "y", "x"), "", "1 inside the lesion", (None, None, None))
-"""In one Zarr group a lesion, `volumes.zarr/<row number in lesions.parquet>`; attributes `patient`,
-`ct`, `lesion` and `spacing_mm` (x, y, z): radiomics reads nothing else, so that new windows do not touch it."""
+"""In one Zarr group a lesion, `volumes.zarr/<row number in lesions.parquet>`. Attribute of the whole: `lesions`, their
+number; attributes of each: `patient`, `ct`, `lesion`, `spacing_mm` (x, y, z). Radiomics reads nothing else, so that new
+windows do not touch it."""
 
 LESIONS = TableSpec(
     "lesions",
@@ -246,6 +251,17 @@ IMAGES = TableSpec(
 )
 """What the cohort holds now: items of a store that are not listed have left the cohort and are not trained on."""
 
+MEASURES = TableSpec(
+    "measures",
+    (
+        _PATIENT,
+        _text("item", "age, tils, tumour_proportion or metastatic_lesions"),
+        _text("unit", "unit of the value; empty for counts and shares"),
+        _number("value", pa.float64(), "", "the number as the cohort's tables have it; unknown ones have no row"),
+    ),
+)
+"""Numbers behind the codes, for describing the cohort; the model reads the codes alone."""
+
 CodeGroup = Literal["pathology_report", "radiology_report", "patient_information"]
 
 
@@ -291,6 +307,38 @@ PREDICTIONS = TableSpec(
     ),
 )
 
+CLINICAL = TableSpec(
+    "clinical",
+    (
+        _PATIENT,
+        _text("group", "group of the item's code, or `measures`"),
+        _text("item", "name of the report item, item of patient information, or measure"),
+        _text("unit", "unit of a measure"),
+        _number("classes", pa.list_(pa.string()), "", "classes of the code; none for a measure"),
+        _number("code", pa.list_(pa.float32()), "", "the code, all zero when unknown; none for a measure"),
+        _number("value", pa.float64(), "", "value of a measure; null for codes", nullable=True),
+    ),
+)
+"""`clinical.parquet` of a run: what describes its patients in the report."""
+
+RUN_ITEMS = TableSpec(
+    "run_items",
+    (
+        _text("stage", "stage"),
+        _text("item", "item"),
+        _text("result", "`ok`, `empty`, `failed`, or `skipped`"),
+        _text("reason", "why it was skipped, or what the error was", nullable=True),
+        _text("error", "class of the error", nullable=True),
+        _number("attempts", pa.int32(), "", "how often it was tried; 0 when it was not"),
+        _number("seconds", pa.float64(), "s", "time of all attempts with their waits"),
+        _number("compute_s", pa.float64(), "s", "the stage's own work in the last attempt"),
+        _number("commit_s", pa.float64(), "s", "digests, flush, move and record"),
+        _number("peak_mb", pa.float64(), "MB", "highest resident memory of the item's process", nullable=True),
+        _number("bytes", pa.int64(), "B", "size of what was stored"),
+    ),
+)
+"""`runs/<time>/items.parquet`: every planned item of one run."""
+
 
 def record_fields() -> dict[str, Any]:
     """Fields of a completion record and their meaning."""
@@ -304,5 +352,7 @@ def record_fields() -> dict[str, Any]:
         "parts": "digest of each file or Zarr group of the item",
         "summary": "small facts for reports: counts, warnings, names of weights",
         "seconds": "time of computing and writing",
+        "folder": "folder below `items/<item>` that holds the parts",
+        "bytes": "size of the parts",
         "mumo_version": "version of mumo that wrote it",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 from .records import Store
@@ -21,7 +22,20 @@ def store_status(store: Store, *, with_digest: bool = False) -> dict[str, Any]:
             "bytes": sum(f.stat().st_size for f in (store.path / name).rglob("*") if f.is_file()),
             "failures": {item: f"{failure.error}: {failure.message}" for item, failure in failures.items()},
         }
-    result: dict[str, Any] = {"stages": stages}
+    result: dict[str, Any] = {"stages": stages, "dice": _dice(store)}
     if with_digest:
         result["digest"] = store.digest(STAGES)
     return result
+
+
+def _dice(store: Store) -> dict[str, dict[str, float]]:
+    """Method of segmentation → how well it finds the masks that were given: lesions, median and lowest Dice."""
+    values: dict[str, list[float]] = {}
+    for record in store.records("rois").values():
+        for method, lesions in record.summary.get("dice", {}).items():
+            values.setdefault(method, []).extend(lesions.values())
+    return {
+        method: {"lesions": len(found), "median": statistics.median(found), "lowest": min(found)}
+        for method, found in sorted(values.items())
+        if found
+    }

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -129,6 +130,62 @@ def test_extract__dry_run_says_what_and_why(cohort: Path, capsys: pytest.Capture
     capsys.readouterr()
     run(*main_arguments, "--dry-run", "--set", "clinical.age_edge_years=65")
     assert "clinical/cohort: stale (settings.age_edge_years)" in capsys.readouterr().out
+
+
+def test_extract__dry_run_estimates_and_refuses_a_full_disk(
+    cohort: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["extract", "clinical", cohort, cohort.parent / "store", "--workers", 0]
+    run(*arguments, "--dry-run")
+    assert "clinical: 1 items; nothing of the kind is done yet" in capsys.readouterr().out
+    run(*arguments)
+    assert run(*arguments, "--dry-run", "--force") == 0
+    assert "clinical: 1 items, about " in capsys.readouterr().out
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
+    assert run(*arguments, "--dry-run", "--force") == 2
+    assert "are free; make room" in capsys.readouterr().err
+
+
+def test_extract__leaves_an_account_of_the_run(cohort: Path) -> None:
+    store = cohort.parent / "store"
+    run("extract", "clinical", cohort, store, "--workers", 0)
+    (folder,) = (store / "runs").iterdir()
+    assert {file.name for file in folder.iterdir()} == {
+        "run.json",
+        "log.jsonl",
+        "items.parquet",
+        "failures.csv",
+        "summary.txt",
+    }
+    assert "finished after" in (folder / "summary.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scheduler", "tcp://10.1.2.3:8786"], "--insecure"),
+        (["--scheduler", "tls://10.1.2.3:8786"], "run.tls_ca_file"),
+        (["--max-failures", "few"], "expected a number"),
+    ],
+)
+def test_extract__wrong_options_start_nothing(
+    arguments: list[str], message: str, cohort: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("extract", "clinical", cohort, cohort.parent / "store", *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (cohort.parent / "store").exists()
+
+
+def test_status__with_a_cohort_says_what_is_stale_and_why(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = cohort.parent / "store"
+    run("extract", "clinical", cohort, store, "--workers", 0)
+    capsys.readouterr()
+    run("status", store, "--cohort", cohort, "--set", "clinical.age_edge_years=65")
+    shown = capsys.readouterr().out
+    assert "clinical: 0 done, 0 to do, 1 stale" in shown
+    assert "stale: 1 because of settings.age_edge_years" in shown
+    run("status", store, "--cohort", cohort, "--json")
+    assert json.loads(capsys.readouterr().out)["cohort"]["clinical"]["done"]["items"] == 1
 
 
 def test_status__names_failures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,6 +70,6 @@ def test_readme__mumo_commands_run(demo: Path, tmp_path: Path, monkeypatch: pyte
             )
             assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
             ran.append(command[1])
-    assert set(ran) == {"check", "extract", "status", "fit", "report", "predict"}
+    assert set(ran) == {"check", "extract", "status", "export-bags", "fit", "baselines", "report", "predict"}
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
     assert (tmp_path / "out.parquet").exists()

@@ -87,15 +87,19 @@ def features(
         wanted: Names of features.
 
     Returns:
-        The features; NaN all where no voxel has a neighbour, but MCC is 1 where there is one grey level only.
+        The features; NaN where no voxel has a neighbour, but MCC is 1 where there is one grey level
+        and InverseVariance 0 where it is the lowest and directions are merged.
     """
     table = probabilities(pairs, offsets, merging)
-    if table.shape[2] == 0 or np.isnan(table[0, 0]).any():
+    directions = table.shape[3]
+    if directions == 0 or np.isnan(table[0, 0, 0]).any():
         undefined = dict.fromkeys(FEATURES, np.nan)
-        if table.shape == (1, 1, 0):
+        if directions == 0 and table.shape[1] == 1:
             undefined["MCC"] = 1.0
+        if directions == 1 and levels.highest == 1:
+            undefined["InverseVariance"] = 0.0  # a sum without terms
         return {name: undefined[name] for name in wanted}
-    by_direction = np.ascontiguousarray(table.transpose(2, 0, 1))
+    by_direction = np.ascontiguousarray(table[0].transpose(2, 0, 1))
     values = _moment_features(by_direction, levels)
     if _ENTROPIES.intersection(wanted):
         values |= _information(table, by_direction, bool(_MUTUAL.intersection(wanted)))
@@ -105,22 +109,26 @@ def features(
 
 
 def probabilities(pairs: Counts, offsets: Offsets, merging: Merging) -> Floats:
-    """Probabilities (K, K, n) of pairs for each direction, or (K, K, 1) for all together when they are weighted.
+    """Probabilities (1, K, K, n) of pairs for each direction, or (1, K, K, 1) for all together when they are weighted.
 
     A direction without any pair is left out; where there is only one, its probabilities are NaN.
+
+    Sums over the result are rounded as PyRadiomics' are: it has the same leading axis and the same order in memory.
     """
-    table = np.ascontiguousarray(pairs.transpose(1, 2, 0), dtype=np.float64)
+    table = pairs.transpose(2, 1, 0).astype(np.float64, order="C")[:, None].transpose(1, 2, 0, 3)
     if merging.symmetrical:
-        table = table + table.transpose(1, 0, 2)
+        table += table.transpose(0, 2, 1, 3).copy()
     if merging.norm is not None:
         lengths = weights(offsets, merging.spacing, merging.norm)
         known = merging.norm in {"manhattan", "euclidean", "infinity"}
-        table = np.sum(table * (np.exp(-(lengths**2)) if known else lengths), axis=2, keepdims=True)
-    totals = table.sum(axis=(0, 1))
-    if table.shape[2] > 1:
-        table, totals = table[:, :, totals > 0], totals[totals > 0]
+        table = np.sum(table * (np.exp(-(lengths**2)) if known else lengths), 3, keepdims=True)
+    totals = np.sum(table, (1, 2))
+    if table.shape[3] > 1 and not totals.all():
+        used = totals[0] != 0
+        table, totals = table[:, :, :, used], totals[:, used]
     totals[totals == 0] = np.nan
-    return np.asarray(table / totals)
+    table /= totals[:, None, None, :]
+    return np.asarray(table)
 
 
 def _moment_features(by_direction: Floats, levels: Levels) -> dict[str, Any]:
@@ -217,7 +225,7 @@ def _accumulate(
 def _information(table: Floats, by_direction: Floats, mutual: bool) -> dict[str, Any]:
     """Joint entropy and the two informational measures of correlation.
 
-    `table` is (K, K, n), `by_direction` the same as (n, K, K).
+    `table` is (1, K, K, n), `by_direction` the same as (n, K, K).
     """
     p_i, p_j = by_direction.sum(axis=2), by_direction.sum(axis=1)
     joint, crossed = np.zeros(len(p_i)), np.zeros(len(p_i))
@@ -228,10 +236,8 @@ def _information(table: Floats, by_direction: Floats, mutual: bool) -> dict[str,
     largest = np.maximum(of_i, of_j)
     first = np.where(largest == 0, 0.0, (joint - crossed) / np.where(largest == 0, 1.0, largest))
     information = of_i + of_j - joint
-    if information.min() > _CLEARLY_DEPENDENT:
-        second = np.sqrt(1 - np.exp(-2 * information))
-    else:
-        second = _second_measure(table)
+    clear = information.min() > _CLEARLY_DEPENDENT
+    second = np.sqrt(1 - np.exp(-2 * information)) if clear else _second_measure(table)
     return {"JointEntropy": joint.mean(), "Imc1": first.mean(), "Imc2": _mean_of_defined(second)}
 
 
@@ -252,18 +258,18 @@ def _entropies(by_direction: Floats, p_i: Floats, p_j: Floats, joint: Floats, cr
 
 
 def _second_measure(table: Floats) -> npt.NDArray[Any]:
-    """Imc2 of each direction of (K, K, n).
+    """Imc2 of each direction of (1, K, K, n).
 
     Where levels are independent it is the root of rounding errors, so sums run over the same cells in the same order as
     PyRadiomics', zeros included.
     """
-    joint = -np.sum(table * np.log2(table + EPSILON), axis=(0, 1))
-    independent = table.sum(axis=1, keepdims=True) * table.sum(axis=0, keepdims=True)
-    apart = -np.sum(independent * np.log2(independent + EPSILON), axis=(0, 1))
+    joint = -np.sum(table * np.log2(table + EPSILON), (1, 2))
+    p_i, p_j = table.sum(2, keepdims=True), table.sum(1, keepdims=True)
+    apart = -np.sum((p_i * p_j) * np.log2(p_i * p_j + EPSILON), (1, 2))
     with np.errstate(invalid="ignore"):
         second = (1 - np.e ** (-2 * (apart - joint))) ** 0.5
     second[apart == joint] = 0
-    return np.asarray(second)
+    return np.asarray(second[0])
 
 
 def _mean_of_defined(values: npt.NDArray[Any]) -> Any:
@@ -272,16 +278,17 @@ def _mean_of_defined(values: npt.NDArray[Any]) -> Any:
 
 
 def maximal_correlation(table: Floats) -> float:
-    """Mean over directions of the root of the second largest eigenvalue of Q; `table` is (K, K, n).
+    """Mean over directions of the root of the second largest eigenvalue of Q; `table` is (1, K, K, n).
 
     Q(i, j) = Σₖ p(i, k) p(j, k) / (pᵢ(i) pⱼ(k) + ε). Where the eigenvalue is 0, its root shows the rounding errors of
     Q: terms are therefore added in the order of PyRadiomics.
     """
-    if len(table) < 2:
+    _, size, _, directions = table.shape
+    if size < 2:
         return 1.0
-    p_i, p_j = table.sum(axis=1), table.sum(axis=0)
-    q = np.zeros((table.shape[2], len(table), len(table)))
-    transposed = np.ascontiguousarray(table.transpose(2, 1, 0))
+    p_i, p_j = table.sum(2)[0], table.sum(1)[0]
+    q = np.zeros((directions, size, size))
+    transposed = np.ascontiguousarray(table[0].transpose(2, 1, 0))
     _fill_q(transposed, np.ascontiguousarray(p_i.T), np.ascontiguousarray(p_j.T), q)
     eigenvalues: npt.NDArray[Any] = np.linalg.eigvals(q)
     eigenvalues.sort()

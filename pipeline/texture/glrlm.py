@@ -60,17 +60,22 @@ def features(
         wanted: Names of features.
 
     Returns:
-        The features; NaN where no direction has a line with two voxels of the region.
+        The features; NaN where no direction has a line with two voxels of the region, but 0 for RunEntropy and
+        RunVariance where there is only one direction, or weights.
     """
-    table = runs * paired[:, None, None].astype(np.float64)
+    table: npt.NDArray[Any] = runs * paired[:, None, None].astype(np.float64)
     if merging.norm is not None:
         table = np.tensordot(weights(offsets, merging.spacing, merging.norm), table, axes=1)[None]
+    single = len(table) == 1
     table = table[table.any(axis=(1, 2))]
     if not len(table):
-        return dict.fromkeys(wanted, np.nan)
+        # A single empty matrix leaves PyRadiomics sums of nothing.
+        return {name: 0.0 if single and name in {"RunEntropy", "RunVariance"} else np.nan for name in wanted}
     by_length = table.sum(axis=1)
     used = np.flatnonzero(by_length.any(axis=0))
-    values = _values(table[:, :, used], by_length[:, used], levels.values.astype(np.float64), used + 1.0)
+    values = _values(
+        table[:, :, used], by_length[:, used], levels.values.astype(np.float64), (used + 1).astype(np.float64)
+    )
     means = dict(zip(values, np.stack(list(values.values())).mean(axis=1).tolist(), strict=True))
     return {name: means[name] for name in wanted}
 

@@ -132,7 +132,9 @@ def _count_positions(
 
 
 @compiled
-def _count_row_positions(ranks: Ranks, shape: tuple[int, int, int], border: tuple[int, int, int], table: Counts) -> bool:
+def _count_row_positions(
+    ranks: Ranks, shape: tuple[int, int, int], border: tuple[int, int, int], table: Counts
+) -> bool:
     """The same along rows."""
     followed = np.uint16(0)
     for z in range(border[0], shape[0] - border[0]):
@@ -146,7 +148,7 @@ def _count_row_positions(ranks: Ranks, shape: tuple[int, int, int], border: tupl
                     table[here, position] += 1
                     followed |= before
                 before = here
-    return followed > 0
+    return bool(followed > 0)
 
 
 def _shares_a_line(levels: Levels, offset: npt.NDArray[np.int64]) -> bool:
@@ -375,7 +377,7 @@ def _look_around(
                     present[x] += inside
                     alike[x] += inside & (abs(level - np.int32(here[x])) <= tolerance)
             for x in range(width):
-                level = np.int64(here[x])
-                if level > 0:
-                    dependent[level, alike[x]] += 1
-                    differences[level, present[x]] += abs(level * present[x] - total[x])
+                own = np.int64(here[x])
+                if own > 0:
+                    dependent[own, alike[x]] += 1
+                    differences[own, present[x]] += abs(own * present[x] - total[x])

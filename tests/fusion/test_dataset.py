@@ -146,8 +146,11 @@ def test_training_batches__draw_the_asked_number_of_the_patients_own_units_and_v
                 imaging, units = batch.imaging[name], packed.units[name]
                 has = units.counts[batch.patients.numpy()] > 0
                 np.testing.assert_array_equal(imaging.mask.sum(dim=1), np.where(has, count, 0))
-                for features, slot in zip(imaging.features.numpy(), imaging.slots.tolist(), strict=True):
-                    patient = int(batch.patients[slot // imaging.mask.shape[1]])
+                rows = range(len(imaging.slots)) if imaging.rows is None else imaging.rows.tolist()
+                for row, slot in zip(rows, imaging.slots.tolist(), strict=True):
+                    features, place = imaging.features[row].numpy(), slot // imaging.mask.shape[1]
+                    assert int(imaging.owner[row]) == place
+                    patient = int(batch.patients[place])
                     own = units.features[units.offsets[patient] : units.offsets[patient + 1]]
                     if name == "pathology":
                         assert (own == features).all(axis=(1, 2)).any()
@@ -156,6 +159,15 @@ def test_training_batches__draw_the_asked_number_of_the_patients_own_units_and_v
                         assert len(views) == 1
                         seen.setdefault(patient, set()).update(views.tolist())
     assert all(views == {0, 1, 2} for views in seen.values())
+
+
+def test_training_batches__hold_what_was_drawn_twice_once() -> None:
+    rng = np.random.default_rng(0)
+    (batch,) = dataset_of(make_packed(16)).training_batches(np.arange(16), size=16, bags=6, lesions=4, rng=rng)
+    imaging = batch.imaging["pathology"]
+    assert imaging.rows is not None
+    assert len(imaging.features) < len(imaging.rows)
+    assert len(np.unique(imaging.features.numpy(), axis=0)) == len(imaging.features)
 
 
 def test_training_batches__repeat_with_the_same_generator_and_differ_with_another() -> None:

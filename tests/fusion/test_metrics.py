@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from sklearn.metrics import brier_score_loss, roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
 
 from mumo.errors import FitError
 from mumo.fusion import metrics
@@ -463,3 +463,52 @@ def test_metrics__imports_no_heavy_library() -> None:
     code = "import sys, mumo.fusion.metrics; print([m for m in ('scipy', 'sklearn', 'lifelines') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+# --- average precision ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_average_precision__agrees_with_scipys_stratified_bca() -> None:
+    labels, scores = draw(60, 1)
+    positive, negative = scores[labels == 1], scores[labels == 0]
+
+    def statistic(drawn: np.ndarray, others: np.ndarray) -> float:
+        known = np.r_[np.ones(len(drawn)), np.zeros(len(others))]
+        return float(average_precision_score(known, np.r_[drawn, others]))
+
+    expected = stats.bootstrap(
+        (positive, negative), statistic, vectorized=False, n_resamples=2000, method="BCa", rng=0
+    ).confidence_interval
+    found = metrics.average_precision(labels, scores, replicates=4000, seed=0)
+    assert found.value == pytest.approx(average_precision_score(labels, scores))
+    assert [found.low, found.high] == pytest.approx([expected.low, expected.high], abs=0.02)
+
+
+@given(labelled_scores)
+def test_average_precision__of_counts_equals_scikit_learn(rows: list[tuple[float, int]]) -> None:
+    labels, scores = np.array(rows).T
+    found = metrics.average_precision(labels, scores, replicates=20, seed=0)
+    assert found.value == pytest.approx(average_precision_score(labels, scores))
+    assert math.isnan(found.low) or 0 <= found.low <= found.high <= 1
+
+
+def test_average_precision__is_undefined_without_both_classes() -> None:
+    assert "only responders" in metrics.average_precision([1, 1], [0.1, 0.2], replicates=10, seed=0).reason
+
+
+def test_evaluate__gives_each_centre_and_pattern_the_figures_of_its_patients() -> None:
+    table = predictions(80, centre=["A" if i % 4 else "B" for i in range(80)])
+    found = metrics.evaluate(table, threshold=0.6, replicates=50, seed=0)["parts"]["validation"]
+    part = table[table["part"] == "validation"]
+    for key, column in (("centres", "centre"), ("modalities", "modalities")):
+        assert set(found[key]) == set(part[column])
+        for name, group in part.groupby(column):
+            values = found[key][name]
+            assert values["patients"] == len(group)
+            assert values["auc"]["value"] == pytest.approx(roc_auc_score(group["label"], group["probability"]))
+            assert values["brier"]["value"] == pytest.approx(brier_score_loss(group["label"], group["probability"]))
+            point = metrics.operating_point(group["label"], group["probability"], 0.6)
+            assert values["sensitivity"] == point["sensitivity"].as_json()
+            expected = metrics.concordance(group["os_days"], group["os_event"], group["risk"])
+            assert values["os_c_index"]["value"] == pytest.approx(expected)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mumo.config import ModelSettings
 from mumo.fusion.dataset import Batch, Dataset, ImagingBatch, Layout, fit_scalers, layout_of
-from mumo.fusion.model import Attention, Gate, MuMo, Output, Pooling, SpecificAgnostic
+from mumo.fusion.model import Attention, Dropout, Gate, MuMo, Output, Pooling, SelfAttention, SpecificAgnostic
 from mumo.stores.packed import Packed
 
 SMALL = ModelSettings(width=8, heads=2, feed_forward=12)
@@ -51,6 +51,8 @@ def build(packed: Packed, settings: ModelSettings, seed: int = 0) -> tuple[MuMo,
 
 def doubled(value: Any) -> Any:
     """The same batch in double precision; features stay float16, as they always come."""
+    if value is None:
+        return None
     if isinstance(value, Tensor):
         return value.double() if value.dtype == torch.float32 else value
     if isinstance(value, dict):
@@ -356,6 +358,72 @@ def test_mumo__of_a_cohort_without_any_images() -> None:
         expected = naive(plain_patient(dataset, p))
         np.testing.assert_allclose(output.logits[p].detach(), expected["logits"], rtol=1e-9)
     assert output.auxiliary == {}
+
+
+# --- draws with replacement -------------------------------------------------------------------------------
+
+
+def unshared(batch: Batch) -> Batch:
+    """The same batch with a row of features of its own for every unit."""
+    imaging = {
+        name: part
+        if part.rows is None
+        else dataclasses.replace(part, features=part.features[part.rows], owner=part.owner[part.rows], rows=None)
+        for name, part in batch.imaging.items()
+    }
+    return dataclasses.replace(batch, imaging=imaging)
+
+
+def test_mumo__units_drawn_twice_share_their_work_and_change_neither_output_nor_gradient() -> None:
+    model, dataset = build(packed_with_all_patterns(), SMALL)
+    rng = np.random.default_rng(0)
+    (batch,) = dataset.training_batches(np.arange(128), size=128, bags=5, lesions=4, rng=rng)
+    assert all(part.rows is not None for part in batch.imaging.values())
+    found = []
+    for case in (doubled(batch), unshared(doubled(batch))):
+        model.zero_grad()
+        output = model(case)
+        heads = sum(logits.square().sum() for logits in output.auxiliary.values())
+        (output.logits.square().sum() + output.risk.sum() + heads).backward()
+        found.append(
+            (output, [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
+        )
+    (one, gradients), (two, others) = found
+    assert_same_output(one, two, rtol=1e-10, atol=1e-10)
+    for head, logits in one.auxiliary.items():
+        torch.testing.assert_close(logits, two.auxiliary[head], rtol=1e-10, atol=1e-10)
+    assert len(gradients) == len(others) > 30
+    for gradient, other in zip(gradients, others, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-8, atol=1e-8)
+
+
+def test_self_attention__gives_every_repetition_a_dropout_of_its_own() -> None:
+    torch.manual_seed(0)
+    attend = SelfAttention(small(dropout=0.5)).train()
+    out = attend(torch.randn(1, 3, 8), rows=torch.tensor([0, 0]))
+    assert not torch.equal(out[0], out[1])
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2, 0.4, 0.9])
+def test_dropout__zeroes_the_share_and_keeps_the_mean_and_the_gradient(rate: float) -> None:
+    torch.manual_seed(0)
+    x = torch.ones(333, 1001, requires_grad=True)
+    out = Dropout(rate).train()(x)
+    assert float((out == 0).double().mean()) == pytest.approx(rate, abs=0.005)  # standard error below 0.001
+    torch.testing.assert_close(out[out != 0], torch.full_like(out[out != 0], 1 / (1 - rate)))
+    out.sum().backward()
+    torch.testing.assert_close(x.grad, out.detach())
+
+
+def test_dropout__in_evaluation_is_nothing_and_repeats_with_the_seed() -> None:
+    x, dropout = torch.randn(7, 5), Dropout(0.4)
+    assert dropout.eval()(x) is x
+    draws = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        draws.append(dropout.train()(x))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
 
 
 # --- invariances ------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from packs import make_packed, without_images, write_clinical, write_store
 from mumo.config import FitSettings, ModelSettings, Settings
 from mumo.errors import FitError
 from mumo.fusion import train
-from mumo.fusion.predict import predict, resolve_device
+from mumo.fusion.checkpoint import load_run
+from mumo.fusion.predict import check_matches, predict, resolve_device
 from mumo.stores.packed import CodeItem, Packed
 from mumo.stores.records import Store
 
@@ -165,6 +166,20 @@ def test_predict__ignores_images_that_the_model_was_not_trained_on(
     with caplog.at_level(logging.WARNING):
         predict(tmp_path / "run", store, tmp_path / "out.parquet", device="cpu")
     assert "trained without images of radiology" in caplog.text
+
+
+def test_check_matches__refuses_other_windows_by_name_unless_they_are_allowed(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = load_run(run)
+    windowed = dataclasses.replace(COHORT, windows_digest="abcdef" * 10)
+    with pytest.raises(FitError, match=r"windows: the CT went through grey-level windows abcdefabcdef, expected none"):
+        check_matches(loaded, windowed)
+    with caplog.at_level(logging.WARNING):
+        check_matches(loaded, windowed, allow_other_windows=True)
+    assert "other grey-level windows" in caplog.text
+    same = dataclasses.replace(loaded, info={**loaded.info, "windows_digest": "abcdef" * 10})
+    check_matches(same, windowed)
 
 
 def test_predict__from_no_run_is_refused(store: Path, tmp_path: Path) -> None:

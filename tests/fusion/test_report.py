@@ -10,16 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from runs import rows_of, write_run
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from mumo.config import Settings
 from mumo.errors import FitError
-from mumo.fusion import metrics, report
+from mumo.fusion import report
 from mumo.fusion.runfiles import read_run
 from mumo.stores import tables
-from mumo.stores.specs import PREDICTIONS
+from mumo.stores.specs import CLINICAL
 
+SECTIONS = {
+    "summary", "methods", "patients", "response", "survival", "metrics", "groups", "comparisons", "training", "each",
+    "limits", "origin",
+}  # fmt: skip
 VOID = {"meta", "link", "br", "wbr", "hr", "img", "input"}
 
 
@@ -34,6 +41,7 @@ class Page(HTMLParser):
         self.tags: set[str] = set()
         self.tables: list[list[list[str]]] = []
         self.words: list[str] = []
+        self.scripts: list[str] = []
         self.feed(text)
         self.close()
         assert not self.open, f"never closed: {self.open}"
@@ -63,7 +71,9 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if "script" in self.open:
+            self.scripts.append(data)
+        elif "style" not in self.open:
             self.words.append(data)
         if {"td", "th"} & set(self.open) and "tr" in self.open:
             self.tables[-1][-1][-1] += data
@@ -78,60 +88,12 @@ class Page(HTMLParser):
         return {" ".join(row[0].split()): [" ".join(cell.split()) for cell in row[1:]] for row in rows}
 
 
-def rows_of(size: int = 24, parts: tuple[str, ...] = ("train", "validation", "test"), **columns: Any) -> list[Any]:
-    generator = np.random.default_rng(0)
-    rows = []
-    for i in range(size):
-        probability = float(generator.random())
-        row = {
-            "patient": f"P{i:03d}",
-            "centre": ("north", "south")[i % 2],
-            "part": parts[i % len(parts)],
-            "modalities": ("both", "pathology", "radiology", "none")[i % 4],
-            "probability": probability,
-            "risk": float(-probability + 0.3 * generator.normal()),
-            "label": None if i % 8 == 7 else int(probability + 0.4 * generator.normal() > 0.5),
-            "pfs_days": float(generator.integers(20, 800)),
-            "pfs_event": bool(generator.random() < 0.7),
-            "os_days": float(generator.integers(100, 1500)),
-            "os_event": bool(generator.random() < 0.5),
-        }
-        rows.append(row | {name: value(i) if callable(value) else value for name, value in columns.items()})
-    return rows
-
-
-def write_run(folder: Path, /, rows: list[Any] | None = None, *, threshold: float = 0.5, **files: Any) -> Path:
-    """A run folder; `files` replaces the content of a file (by its stem), None leaves it out."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = rows_of() if rows is None else rows
-    tables.write_table(folder / "predictions.parquet", rows, PREDICTIONS)
-    frame = tables.read_table(folder / "predictions.parquet", PREDICTIONS).to_pandas()
-    epoch = {"seconds": 0.1, "lambda": 0.1, "validation": {"loss": 2.0, "auc": 0.6, "c_index": 0.55}}
-    terms = {"loss": 2.5, "response": 0.2, "survival": 2.2, "alignment": None, "auxiliary": 1.0}
-    content: dict[str, Any] = {
-        "metrics": metrics.evaluate(frame, threshold=threshold, replicates=100, seed=0),
-        "config": Settings().model_dump(mode="json"),
-        "run": {"status": "finished", "mumo_version": "0.1.0", "device": "cpu", "selected_epochs": [2, 3]},
-        "history": [epoch | {"epoch": e, "train": terms} for e in (1, 2, 3)],
-        "split": {row["patient"]: row["part"] for row in rows},
-    } | files
-    for stem in ("metrics", "config", "run"):
-        if content[stem] is not None:
-            (folder / f"{stem}.json").write_text(json.dumps(content[stem], allow_nan=False))
-    if content["history"] is not None:
-        (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in content["history"]))
-    if content["split"] is not None:
-        lines = [f"{patient},{part}" for patient, part in content["split"].items()]
-        (folder / "split.csv").write_text("\n".join(["patient,part", *lines]) + "\n")
-    return folder
-
-
 def page_of(run: Path) -> Page:
     return Page(report.write_report(run).read_text(encoding="utf-8"))
 
 
 def sections(page: Page) -> set[str]:
-    return {"summary", "patients", "response", "survival", "metrics", "training", "each", "origin"} & set(page.ids)
+    return SECTIONS & set(page.ids)
 
 
 # --- the page as a document -------------------------------------------------------------------------------
@@ -141,7 +103,8 @@ def test_write_report__is_self_contained(tmp_path: Path) -> None:
     text = report.write_report(write_run(tmp_path / "run")).read_text(encoding="utf-8")
     page = Page(text)
     assert "http" not in re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text).replace("http-equiv", "")
-    assert not page.tags & {"script", "img", "iframe", "object", "form", "base"}
+    assert not page.tags & {"img", "iframe", "object", "form", "base"}
+    assert page.scripts == [report.SORTING]
     references = [value for _, name, value in page.attributes if name in ("href", "src", "xlink:href")]
     assert references
     assert all(value == "data:," or (value or "").startswith("#") for value in references)
@@ -154,14 +117,14 @@ def test_write_report__ids_are_unique_and_links_lead_somewhere(tmp_path: Path) -
     assert len(page.ids) == len(set(page.ids))
     targets = {value[1:] for _, name, value in page.attributes if name == "href" and value and value[0] == "#"}
     assert targets <= set(page.ids)
-    assert len(sections(page)) == 8
+    assert sections(page) == SECTIONS
 
 
 def test_write_report__is_the_same_for_the_same_files(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     first = report.write_report(run).read_bytes()
     assert report.write_report(run).read_bytes() == first
-    assert sorted(path.name for path in run.iterdir() if "report" in path.name) == ["report.html"]
+    assert sorted(path.name for path in run.iterdir() if "report" in path.name) == ["report", "report.html"]
 
 
 def test_write_report__escapes_everything(tmp_path: Path) -> None:
@@ -171,7 +134,8 @@ def test_write_report__escapes_everything(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", rows, run=facts, config={evil: {evil: evil}}, split=None)
     text = report.write_report(run).read_text(encoding="utf-8")
     page = Page(text)
-    assert not page.tags & {"script", "b"}
+    assert page.scripts == [report.SORTING]
+    assert "b" not in page.tags
     assert f"{evil}2" in page.table("Patient")
     assert not any(name.startswith("on") for _, name, _ in page.attributes)
 
@@ -279,6 +243,98 @@ def test_write_report__shows_every_fact_of_the_run(tmp_path: Path) -> None:
     assert page.table("codes.0.name")["codes.14.classes"] == ["a, b"]
 
 
+def test_write_report__every_figure_is_a_file_with_its_numbers(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", rows_of(120))
+    (run / "report").mkdir()
+    (run / "report" / "old.svg").write_text("of an earlier report")
+    text = report.write_report(run).read_text(encoding="utf-8")
+    names = {path.stem for path in (run / "report").glob("*.svg")}
+    assert names == {path.stem for path in (run / "report").glob("*.csv")}
+    assert names >= {"roc", "calibration", "decision", "stability", "probability", "survival-test-os", "learning-loss"}
+    assert "old" not in names
+    for name in names:
+        assert (run / "report" / f"{name}.svg").read_text(encoding="utf-8") in text
+
+
+def test_write_report__numbers_of_the_figures_are_those_of_the_run(tmp_path: Path) -> None:
+    rows = rows_of(120)
+    run = write_run(tmp_path / "run", rows)
+    report.write_report(run)
+    known = [row for row in rows if row["part"] == "test" and row["label"] is not None]
+    roc = pd.read_csv(run / "report" / "roc.csv").query("part == 'test'")
+    area = np.trapezoid(roc["sensitivity"], 1 - roc["specificity"])
+    assert area == pytest.approx(roc_auc_score([r["label"] for r in known], [r["probability"] for r in known]))
+    bins = pd.read_csv(run / "report" / "calibration.csv")
+    assert bins["patients"].sum() == len(known)
+    assert (bins["observed"] * bins["patients"]).sum() == pytest.approx(sum(r["label"] for r in known))
+    curve = pd.read_csv(run / "report" / "survival-test-os.csv")
+    assert curve.groupby("risk")["at_risk"].first().sum() == sum(r["part"] == "test" for r in rows)
+
+
+def test_write_report__metrics_by_centre_equal_the_file(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", rows_of(120))
+    found = json.loads((run / "metrics.json").read_text())["parts"]["test"]["centres"]
+    rows = next(t for t in page_of(run).tables if t[0][0] == "Centre" and "AUC" in t[0])
+    assert [row[0] for row in rows[1:]] == ["north", "south"]
+    for row in rows[1:]:
+        assert " ".join(row[2].split()).startswith(f"{found[row[0]]['auc']['value']:.3f} ")
+
+
+def clinical_rows(rows: list[Any]) -> list[dict[str, Any]]:
+    """Sex, ages and a report item of every other patient."""
+    made = []
+    for i, row in enumerate(rows):
+        for group, item, classes, code, value in (
+            ("patient_information", "sex", ["male", "female"], [float(i % 3 == 0), float(i % 3 != 0)], None),
+            ("radiology_report", "peritoneal_metastasis", ["no", "yes"], [float(i % 2), 0.0], None),
+            ("measures", "age", [], [], 40.0 + i),
+        ):
+            made.append({"patient": row["patient"], "group": group, "item": item, "classes": classes, "code": code})
+            made[-1] |= {"unit": "years" if value else "", "value": value}
+    return made
+
+
+def test_write_report__describes_patients_and_risk_groups_by_what_is_known(tmp_path: Path) -> None:
+    rows = rows_of(60)
+    run = write_run(tmp_path / "run", rows)
+    tables.write_table(run / "clinical.parquet", clinical_rows(rows), CLINICAL)
+    page = page_of(run)
+    parts, groups = (t for t in page.tables if t[0][0] == "Item")
+    assert [" ".join(cell.split()) for cell in parts[0]][1:3] == ["all n = 60", "test n = 20"]
+    lines = {" ".join(row[0].split()): row[1:] for row in parts}
+    assert lines["male"][0] == "20 (33 %)"
+    assert lines["peritoneal metastasis"][0] == "0 (0 %)"
+    assert lines["unknown"][0] == "30"
+    ages = np.array([40.0 + i for i, row in enumerate(rows) if row["part"] == "test"])
+    middle = np.median(ages)
+    assert lines["age, years: median (quartiles)"][1].startswith(f"{middle:.0f} (")
+    high_risk = np.array([row["probability"] < 0.5 for row in rows if row["part"] == "test"])
+    expected = stats.mannwhitneyu(ages[~high_risk], ages[high_risk]).pvalue
+    found = {" ".join(row[0].split()): row[-1] for row in groups}
+    assert found["age, years: median (quartiles)"].strip() == f"{expected:.3f}"
+    missing = pd.read_csv(run / "report" / "missingness.csv")
+    assert missing["peritoneal_metastasis"].sum() == 30
+    assert "age" not in missing
+
+
+def test_write_report__shows_baselines_and_leaves_out_those_of_another_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = write_run(tmp_path / "run")
+    area = json.loads((run / "metrics.json").read_text())["parts"]["test"]["auc"]["value"]
+    (run / "baselines").mkdir()
+    row = {"part": "test", "auc_low": 0.1, "auc_high": 0.9, "auc_spread": 0.05}
+    rows = [row | {"predictor": "mumo", "auc": area}, row | {"predictor": "late-fusion", "auc": 0.5, "p": 0.0421}]
+    (run / "baselines" / "comparison.json").write_text(json.dumps(rows))
+    table = page_of(run).table("Predictor")
+    assert table["late-fusion"][0] == "0.500 (0.100–0.900)"
+    assert table["late-fusion"][4] == "0.042"
+    rows[0]["auc"] = area + 0.1
+    (run / "baselines" / "comparison.json").write_text(json.dumps(rows))
+    assert "late-fusion" not in page_of(run).text
+    assert "run `mumo baselines` again" in caplog.text
+
+
 # --- what is held out -------------------------------------------------------------------------------------
 
 
@@ -302,6 +358,21 @@ def test_write_report__works_for_external_predictions_alone(tmp_path: Path) -> N
     assert "those of the external patients" in text
     assert "does not say how it was made" in text
     assert "no record of epochs" in text
+
+
+def test_write_report__of_folds_says_that_each_has_its_threshold(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", rows_of(parts=("test",)), threshold=math.nan, run={"folds": 5, "seeds": 2})
+    text = page_of(run).text
+    assert "5 folds" in text
+    assert "each fold’s own threshold" in text
+    assert "5 folds by patient, 2 training(s) each" in text
+    assert "lack one of the two labels" not in text
+
+
+def test_write_report__names_only_predictors_that_somebody_has(tmp_path: Path) -> None:
+    assert "Deep features of slides and CT" in page_of(write_run(tmp_path / "both")).text
+    assert "Deep features of CT," in page_of(write_run(tmp_path / "ct", rows_of(modalities="radiology"))).text
+    assert "Deep features" not in page_of(write_run(tmp_path / "none", rows_of(modalities="none"))).text
 
 
 def test_write_report__says_that_nobody_was_held_out(tmp_path: Path) -> None:
@@ -328,7 +399,7 @@ def test_write_report__says_that_nobody_was_held_out(tmp_path: Path) -> None:
 def test_write_report__survives_degenerate_predictions(tmp_path: Path, rows: list[Any], says: str) -> None:
     page = page_of(write_run(tmp_path / "run", rows))
     assert says in page.text
-    assert len(sections(page)) == 8
+    assert sections(page) == SECTIONS
     assert "nan" not in page.text.lower().split()
 
 

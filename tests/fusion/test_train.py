@@ -21,9 +21,9 @@ from torch import nn
 from mumo.config import FitSettings, ModelSettings, Settings, SplitSettings
 from mumo.errors import FitError, StoreError
 from mumo.fusion import checkpoint, metrics, train
+from mumo.fusion.epochs import BestEpochs, Means
 from mumo.fusion.model import MuMo
 from mumo.fusion.predict import score
-from mumo.fusion.train import BestEpochs, Means
 from mumo.stores.packed import Packed
 from mumo.stores.records import Store
 
@@ -280,6 +280,7 @@ def test_fit__writes_a_whole_run(store: Path, tmp_path: Path) -> None:
     )
     run = tmp_path / "run"
     assert sorted(p.name for p in run.iterdir()) == [
+        "MODEL_CARD.md", "clinical.parquet",
         "config.json", "history.jsonl", "inputs.json", "metrics.json", "model.safetensors", "predictions.parquet",
         "run.json", "scaler.safetensors", "split.csv",
     ]  # fmt: skip

@@ -17,12 +17,12 @@ from mumo.config import TilesSettings
 from mumo.errors import InputError
 from mumo.pipeline.annotations import (
     Annotations,
-    PolygonRegions,
     Region,
     check_place,
     classify,
     read_annotations,
 )
+from mumo.pipeline.regions import PolygonRegions
 from mumo.pipeline.slides import SlideError
 
 SQUARE = [(10, 10), (30, 10), (30, 30), (10, 30)]
@@ -448,3 +448,62 @@ def test_read_annotations__real_tumour_outlines(shared_data: Path) -> None:
     assert [region.group for region in found.regions] == ["Tumor", "Tumor"]
     assert found.notes == ("annotation: area 2 crosses or touches itself and was repaired",)
     assert check_place(found, (3072, 7168), "S1") == ()
+
+
+# --- hostile files --------------------------------------------------------------------------------------------
+
+
+def test_read_annotations__scribble_that_cannot_be_repaired_is_refused(tmp_path: Path) -> None:
+    points = np.random.default_rng(0).uniform(0, 1e4, (2000, 2)).round(1).tolist()
+    with pytest.raises(SlideError, match="crosses itself too often"):
+        read(tmp_path, feature(points))
+
+
+MUTATIONS = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(max_size=6)), min_size=1, max_size=5)
+
+
+def mutated(content: bytes, mutations: list[tuple[float, bytes]]) -> bytes:
+    """The content with pieces of it overwritten; the last mutation also cuts it where it falls."""
+    for place, piece in mutations:
+        start = int(place * len(content))
+        content = content[:start] + piece + content[start + len(piece) :]
+    return content if len(mutations) % 2 else content[: int(mutations[-1][0] * len(content))]
+
+
+@pytest.mark.parametrize("suffix", [".xml", ".geojson"])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(mutations=MUTATIONS)
+def test_read_annotations__any_damage_is_read_or_refused(
+    tmp_path: Path, suffix: str, mutations: list[tuple[float, bytes]]
+) -> None:
+    hole = [(15, 15), (20, 15), (20, 20)]
+    good = asap(asap_area(SQUARE), asap_area(hole, "Hole")) if suffix == ".xml" else json.dumps([feature(SQUARE, hole)])
+    try:
+        found = read(tmp_path, mutated(good.encode(), mutations), suffix)
+    except SlideError:
+        return
+    assert all(region.area.is_valid and region.area.area > 0 for region in found.regions)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    document=st.recursive(
+        st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(
+                st.sampled_from(["type", "features", "geometry", "coordinates", "properties", "classification", "crs"]),
+                inner | st.sampled_from(["Feature", "FeatureCollection", "Polygon", "MultiPolygon"]),
+                max_size=4,
+            )
+        ),
+        max_leaves=12,
+    )
+)
+def test_read_annotations__any_json_is_read_or_refused(tmp_path: Path, document: Any) -> None:
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps(document))
+    try:
+        read_annotations(path, "S1", TilesSettings())
+    except SlideError as error:
+        assert error.parts[1] == "annotation"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # --- registry -----------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if not name.startswith("timm:")])
 def test_architectures__name_the_files_of_torchvision(name: str) -> None:
     member = torchvision.models.get_model_weights(name)[ARCHITECTURES[name].weights]
     assert member.url.rsplit("/", 1)[1] == ARCHITECTURES[name].file
@@ -73,6 +74,42 @@ def test_load_backbone__gives_features_of_the_published_width(name: str, width: 
     assert backbone.width == width
     assert features.shape == (6, width)
     assert (features.std(axis=0) > 0).mean() > 0.95, "features are the same for every image"
+
+
+def test_load_backbone__takes_a_vision_transformer_of_timm_with_weights_from_a_file(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("vit_small_patch16_224", pretrained=False, num_classes=0, dynamic_img_size=True).eval()
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "vit.safetensors")
+    settings = EmbedSettings(backbone="timm:vit_small_patch16_224", weights=str(tmp_path / "vit.safetensors"))
+    backbone = load_backbone(settings)
+    images = torch.from_numpy(noise_images(2, 256))
+    normalise = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    with torch.no_grad():
+        expected = model(normalise(images.permute(0, 3, 1, 2) / 255)).numpy()
+    assert backbone.width == 384
+    np.testing.assert_allclose(embed_images(backbone, images, 64), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_load_backbone__random_weights_of_timm_depend_on_the_seed_alone() -> None:
+    pytest.importorskip("timm")
+    digests = []
+    for seed in (1, 1, 2):
+        load_backbone.__globals__["_load"].cache_clear()
+        torch.rand(3)
+        digests.append(load_backbone(EmbedSettings(backbone="timm:vit_small_patch16_224", weights=f"random:{seed}")))
+    found = [backbone.weights_sha256 for backbone in digests]
+    assert found[0] == found[1] != found[2]
+
+
+def test_load_backbone__without_timm_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ConfigError, match="extra timm"):
+        load_backbone(EmbedSettings(backbone="timm:resnet50", weights="random:9"))
+
+
+def test_weights_identity__networks_of_timm_need_a_file() -> None:
+    with pytest.raises(ConfigError, match="must be a file"):
+        weights_identity(EmbedSettings(backbone="timm:resnet50"))
 
 
 def test_weights_identity__refuses_unknown_backbone() -> None:

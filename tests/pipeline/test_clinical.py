@@ -18,7 +18,7 @@ from mumo.errors import CohortError, InputError
 from mumo.pipeline.clinical import ClinicalStage, code_specs, encode, label, tenth
 from mumo.pipeline.cohort import load_cohort
 from mumo.stores.records import Store
-from mumo.stores.specs import PATIENTS
+from mumo.stores.specs import MEASURES, PATIENTS
 from mumo.stores.tables import read_rows
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "mumo-2024" / "cohort.toml"
@@ -248,7 +248,8 @@ def run_stage(file: Path, folder: Path) -> tuple[list[dict[str, object]], list[d
     out = folder / "out"
     out.mkdir()
     outcome = stage.run(item, settings, store, out)
-    assert sorted(path.name for path in out.iterdir()) == ["codes.parquet", "images.parquet", "patients.parquet"]
+    names = ["codes.parquet", "images.parquet", "measures.parquet", "patients.parquet"]
+    assert sorted(path.name for path in out.iterdir()) == names
     return read_rows(out / "patients.parquet", PATIENTS), read_rows(out / "codes.parquet"), outcome.summary
 
 
@@ -288,6 +289,16 @@ def test_clinical_stage__codes_of_every_patient_and_item(cohort_file: Path, tmp_
     assert found["P2", "sex"] == [0, 1]
     assert found["P2", "her2_heterogeneity"] == [0, 0, 0, 1]
     assert found["P1", "her2_heterogeneity"] == [0, 0, 0, 0]
+
+
+def test_clinical_stage__keeps_the_numbers_behind_the_codes(cohort_file: Path, tmp_path: Path) -> None:
+    cohort_file.write_text(COHORT.replace('pfs_days = "pfs"', 'pfs_days = "pfs"\nage = "time"'))
+    run_stage(cohort_file, tmp_path)
+    rows = read_rows(tmp_path / "out" / "measures.parquet", MEASURES)
+    assert [(row["patient"], row["item"], row["unit"], row["value"]) for row in rows] == [
+        ("P1", "age", "years", 0.0),
+        ("P3", "age", "years", 2.0),
+    ]
 
 
 def test_clinical_stage__stored_warnings_name_the_cell_but_do_not_repeat_it(cohort_file: Path, tmp_path: Path) -> None:

@@ -449,6 +449,55 @@ def test_load_cohort__lesions_with_the_same_label(tmp_path: Path) -> None:
     assert [(problem.row, problem.column) for problem in found] == [("L1 (line 2)", "value"), ("L2 (line 3)", "value")]
 
 
+LABELS = '1 255 0 0 1 1 1 "Liver"\n2 0 255 0 1 1 1 "LN left"\n3 0 0 255 1 1 1 "aorta"\n'
+WITH_LABELS = CT.replace('uid = "uid"', 'uid = "uid"\nlabel_table = "names"').replace(
+    'label = "value"', 'label = "value"\nroi = "roi"'
+)
+
+
+def named(lesions: list[str]) -> dict[str, list[str]]:
+    """Tables with a study that has a table of labels, and lesions `id, type, label, roi`."""
+    rows = []
+    for line in lesions:
+        lesion, lesion_type, label, roi = line.split(",")
+        rows.append(f"{lesion},C1,{lesion_type},,{label},,,,,,,{roi}")
+    return image_tables(
+        ct=[f"{CT_HEAD},names", "C1,P1,c1,c1.nii.gz,1.2.3,labels.txt"], lesions=[f"{LESION_HEAD},roi", *rows]
+    )
+
+
+def test_load_cohort__label_table_gives_labels_and_types(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text(LABELS)
+    toml = HEAD + PATIENTS + WITH_LABELS + '[lesions.values.lesion_type]\n"LN*" = "lymph node"\n'
+    lesions = load(tmp_path, toml, named(["L1,,1,", "L2,,,ln LEFT", "L3,bone,,aorta"])).ct_studies[0].lesions
+    assert [(one.lesion_type, one.label) for one in lesions] == [("liver", 1), ("lymph node", 2), ("bone", 3)]
+
+
+def test_load_cohort__label_table_without_the_name_or_a_type(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text(LABELS)
+    found = problems(tmp_path, HEAD + PATIENTS + WITH_LABELS, named(["L1,,3,", "L2,liver,,spleen", "L3,,9,"]))
+    assert [(problem.row, problem.column) for problem in found] == [
+        ("L1 (line 2)", "organ"),
+        ("L2 (line 3)", "roi"),
+        ("L3 (line 4)", "organ"),
+    ]
+
+
+def test_load_cohort__unreadable_label_table_is_reported_once(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, HEAD + PATIENTS + WITH_LABELS, named(["L1,,1,", "L2,,2,"]))
+    assert (problem.table, problem.column) == ("ct", "names")
+
+
+def test_load_cohort__regions_of_one_structure_set_are_told_apart_by_name(tmp_path: Path) -> None:
+    tables = image_tables(
+        lesions=[f"{LESION_HEAD},roi", "L1,C1,liver,rs.dcm,,,,,,,,GTV 1", "L2,C1,liver,rs.dcm,,,,,,,,GTV 2"]
+    )
+    toml = HEAD + PATIENTS + WITH_LABELS.replace('label_table = "names"\n', "")
+    assert [one.roi for one in load(tmp_path, toml, tables).ct_studies[0].lesions] == ["GTV 1", "GTV 2"]
+    tables["lesions.csv"][2] = tables["lesions.csv"][1].replace("L1", "L2")
+    assert [problem.column for problem in problems(tmp_path, toml, tables)] == ["value", "value"]
+
+
 @pytest.mark.parametrize("table", ["ct", "lesions"])
 def test_load_cohort__a_missing_mask_column_is_reported_once(tmp_path: Path, table: str) -> None:
     heads = {"ct": CT_HEAD.replace("seg", "SEG"), "lesions": LESION_HEAD.replace("seg", "SEG")}

@@ -194,7 +194,9 @@ def test_embed_stage__plan_and_check_do_not_import_torch() -> None:
     code = (
         "import sys; from types import SimpleNamespace as N; from mumo.pipeline.embed import EmbedStage;"
         "from mumo.config import Settings; c = N(slides=[N(slide='S1')], ct_studies=[]);"
-        "EmbedStage().plan(c, Settings(), None); EmbedStage().check(c, Settings()); assert 'torch' not in sys.modules"
+        "from pathlib import Path; from mumo.stores.records import Store;"
+        "EmbedStage().plan(c, Settings(), Store(Path('absent')));"
+        "EmbedStage().check(c, Settings()); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

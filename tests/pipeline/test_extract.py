@@ -1,18 +1,25 @@
 from __future__ import annotations
 
+import os
+import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from stand_in_stages import Copying, Counting, make_items
+from stand_in_stages import Copying, Counting, Tallying, make_items
 
 from mumo.config import Settings
+from mumo.errors import ConfigError, StoreError
+from mumo.pipeline.estimates import check_room, estimate
 from mumo.pipeline.execute import InProcess, Status
 from mumo.pipeline.extract import Choice, StageReport, run_stage
 from mumo.pipeline.planning import plan_items
+from mumo.pipeline.sharing import Sharing
 from mumo.pipeline.sources import SourceDigests, digest_source
 from mumo.pipeline.stage import Item, Source, Stage, Upstream
+from mumo.stores.leases import Leases
 from mumo.stores.records import Store
 
 
@@ -140,6 +147,22 @@ def test_digest_source__sampled_and_full(tmp_path: Path) -> None:
     assert digest_source(Source("x", file)) != sampled
 
 
+@pytest.mark.parametrize(("mode", "touched", "middle"), [("sample", 0, 0), ("full", 0, 1), ("stat", 1, 1)])
+def test_digest_source__modes(mode: Any, touched: bool, middle: bool, tmp_path: Path) -> None:
+    """Whether a touch, and a changed byte that the sample does not see, count as another source."""
+    file = tmp_path / "big"
+    data = bytearray(8 << 20)
+    file.write_bytes(data)
+    os.utime(file, (1, 1))
+    first = digest_source(Source("x", file), mode)
+    os.utime(file, (2, 2))
+    assert (digest_source(Source("x", file), mode) != first) == touched
+    data[2 << 20] = 1
+    file.write_bytes(data)
+    assert (digest_source(Source("x", file), mode) != first) == middle
+    assert digest_source(Source("x", file, full=True), mode) == digest_source(Source("x", file), "full")
+
+
 def test_digest_source__folder_sees_names_and_contents(tmp_path: Path) -> None:
     folder = tmp_path / "series"
     folder.mkdir()
@@ -156,3 +179,79 @@ def test_source_digests__damaged_memory_is_only_slower(tmp_path: Path) -> None:
     assert digests.digest(Source("x", tmp_path / "file")) == digest_source(Source("x", tmp_path / "file"))
     digests.save()
     assert str(tmp_path) not in (tmp_path / "digests.json").read_text()
+
+
+# --- several runs on one store, limits, estimates ---------------------------------------------------------
+
+
+def test_run_stage__too_many_failures_stop_the_rest(store: Store) -> None:
+    payloads = {"a": "refuse", "b": "refuse", "c": "fine", "d": "fine"}
+    report = extract(Copying(make_items(payloads)), store, max_failures="1")
+    assert (report.failed.keys(), report.left.keys(), report.ok) == ({"a", "b"}, {"c", "d"}, 0)
+    assert not report.complete
+    assert extract(Copying(make_items(payloads)), store, max_failures="1").ok == 2, "old failures do not count"
+    assert list((store.path / "tiles/leases").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "failed", "too_many"), [("", 99, False), ("0", 1, True), ("10%", 10, False), ("10%", 11, True)]
+)
+def test_choice__max_failures(limit: str, failed: int, too_many: bool) -> None:
+    assert Choice((), max_failures=limit).too_many(failed, 100) == too_many
+
+
+@pytest.mark.parametrize("limit", ["some", "-1", "200%", "%", "1.5"])
+def test_choice__refuses_a_limit_that_is_none(limit: str) -> None:
+    with pytest.raises(ConfigError, match="expected a number, or a share"):
+        Choice((), max_failures=limit)
+
+
+def test_run_stage__two_runs_at_once_compute_each_item_once(store: Store, tmp_path: Path) -> None:
+    tally = tmp_path / "tally"
+    reports: list[StageReport] = []
+
+    def drive() -> None:
+        stage = Tallying(make_items({f"i{n:02}": str(tally) for n in range(40)}))
+        reports.append(extract(stage, store))
+
+    threads = [threading.Thread(target=drive) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(tally.read_text().split()) == [f"i{n:02}" for n in range(40)]
+    assert [report.complete for report in reports] == [True, True]
+    assert sum(report.ok for report in reports) == 40
+    assert all(report.ok > 5 for report in reports), "both had their share"
+    assert all(report.ok + report.up_to_date == report.planned for report in reports)
+
+
+def test_run_stage__a_failure_in_the_other_run_is_not_tried_again(store: Store) -> None:
+    """The second run plans before the first has failed, and comes to the item after it."""
+    stage = Copying(make_items({"a": "refuse"}))
+    planned = plan_items(stage, stage.items, store, SourceDigests(store.path / "digests.json"))
+    adopted: list[Status] = []
+    with Leases(store, 60) as leases:
+        sharing = Sharing(store, leases, force=False, adopted=adopted.append)
+        extract(stage, store)
+        assert list(sharing.hand_out(planned, [])) == []
+    assert adopted[0].result == "failed"
+
+
+def test_run_stage__a_disk_without_room_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = make_items({f"slide-{n}": "x" * 1000 for n in range(5)})
+    extract(Copying(items[:1]), store)
+    plan = plan_items(Copying(), items, store, SourceDigests(store.path / "digests.json"))
+    (guess,) = estimate(store, plan)
+    assert (guess.items, guess.bytes) == (4, 4000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=3999))
+    with pytest.raises(StoreError, match=r"are free; make room"):
+        extract(Copying(items), store)
+    assert len(store.records("tiles")) == 1
+
+
+def test_estimate__nothing_done_yet_is_not_known(store: Store) -> None:
+    plan = plan_items(Copying(), make_items({"slide-1": "x"}), store, SourceDigests(store.path / "digests.json"))
+    (guess,) = estimate(store, plan)
+    assert guess.bytes != guess.bytes
+    check_room(store.path / "not" / "there" / "yet", [guess])

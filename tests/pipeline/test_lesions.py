@@ -15,7 +15,6 @@ from mumo.pipeline.cohort import Lesion
 from mumo.pipeline.geometry import ImageError
 from mumo.pipeline.lesions import (
     IndexBox,
-    LabelReader,
     LesionMask,
     box_region,
     lesion_mask,
@@ -23,6 +22,7 @@ from mumo.pipeline.lesions import (
     study_sources,
     threshold_mask,
 )
+from mumo.pipeline.masks import LabelReader
 from mumo.pipeline.volumes import Volume, read_labels, read_volume
 
 SETTINGS = RoisSettings()
@@ -226,9 +226,26 @@ def test_lesion_mask__takes_a_mask_within_the_tolerance(tmp_path: Path, image: s
     near.SetOrigin((-20.0, 11.0, -104.96))
     file = ct_files.write(near, tmp_path / "m.nii.gz")
     with pytest.raises(ImageError, match=r"within 0\.01 mm"):
-        lesion_mask(volume, lesion(mask=file), SETTINGS)
+        lesion_mask(volume, lesion(mask=file), RoisSettings(resample_tolerance_mm=0.03))
     found = lesion_mask(volume, lesion(mask=file), RoisSettings(geometry_tolerance_mm=0.05))
     np.testing.assert_array_equal(placed(found, volume), array_of(mask) > 0)
+    assert found.warnings == ()
+    resampled = lesion_mask(volume, lesion(mask=file), SETTINGS)
+    np.testing.assert_array_equal(placed(resampled, volume), array_of(mask) > 0)
+    assert resampled.warnings == ("mask resampled to the volume's grid (corners 0.04 mm apart)",)
+
+
+def test_lesion_mask__of_finer_voxels_over_the_same_space_is_resampled(
+    tmp_path: Path, image: sitk.Image, mask: sitk.Image
+) -> None:
+    volume = read(image, tmp_path)
+    fine = sitk.Image(80, 72, 70, sitk.sitkUInt8)
+    fine.SetSpacing((0.4, 0.45, 0.5))
+    fine.SetOrigin((-20.0 - 0.2, 11.0 - 0.225, -105.0 - 1.0))
+    fine = sitk.Resample(mask, fine, sitk.Transform(), sitk.sitkNearestNeighbor)
+    found = lesion_mask(volume, lesion(mask=ct_files.write(fine, tmp_path / "f.nii.gz"), label=3), SETTINGS)
+    truth = array_of(mask) > 0
+    assert 2 * (placed(found, volume) & truth).sum() / (found.mask.sum() + truth.sum()) > 0.99
 
 
 def test_lesion_mask__says_which_labels_there_are(tmp_path: Path, image: sitk.Image, mask: sitk.Image) -> None:
@@ -300,7 +317,7 @@ def test_label_reader__reads_a_shared_file_once(
         read_files.append(path)
         return read_labels(path, **options)
 
-    monkeypatch.setattr("mumo.pipeline.lesions.read_labels", spy)
+    monkeypatch.setattr("mumo.pipeline.masks.read_labels", spy)
     labels = LabelReader(SETTINGS)
     for file in (first, first, second, first):
         lesion_mask(volume, lesion(mask=file), SETTINGS, labels=labels)
@@ -318,7 +335,7 @@ def test_study_sources__are_the_volume_and_every_mask_once(tmp_path: Path, image
         lesion("L4", box=(0, 0, 0, 1, 1, 1)),
     ]
     study = ct_files.study(volume, *lesions, series_uid="1.2.3.4")
-    found = [(source.role, source.path.name, source.full) for source in study_sources(study)]
+    found = [(source.role, source.path.name, source.full) for source in study_sources(study, SETTINGS)]
     assert found == [
         ("volume", "v.mhd", False),
         ("volume-data", "v.raw", False),

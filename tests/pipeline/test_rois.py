@@ -10,11 +10,14 @@ from typing import Any
 
 import ct_files
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
+from pydicom._dicom_dict import DicomDictionary
 
 from mumo.config import Settings, parse_settings
 from mumo.pipeline.cohort import Cohort, CtStudy
+from mumo.pipeline.contact import PANEL_PX
 from mumo.pipeline.rois import RoisStage
 from mumo.pipeline.windows import WindowsStage
 from mumo.stores.arrays import open_array, open_group
@@ -276,23 +279,169 @@ def test_rois__a_changed_mask_or_slice_is_noticed(tmp_path: Path) -> None:
     assert ct_files.extract(RoisStage(), cohort, store, settings()).ok == 1
 
 
-def test_rois__nothing_of_a_dicom_header_reaches_the_store(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+TEXT_VRS = ("AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UR", "UT")
+NEEDED = ("SpecificCharacterSet", "PhotometricInterpretation", "Modality", "ContourGeometricType", "ROIName")
+
+
+def plant(file: Path, word: str, kinds: tuple[str, ...] = TEXT_VRS) -> int:
+    """Write a word into every text tag of a DICOM file that reading does not need, those that are absent too."""
+    data = pydicom.dcmread(file)
+    planted = 0
+
+    def fill(_: pydicom.Dataset, element: pydicom.DataElement) -> None:
+        if element.VR in kinds and element.keyword not in NEEDED:
+            element.value = word
+
+    data.walk(fill)
+    for tag, (vr, _, _, _, keyword) in DicomDictionary.items():
+        if vr in kinds and keyword and keyword not in NEEDED and tag >> 16 in (0x8, 0x10, 0x12, 0x18, 0x20, 0x32, 0x40):
+            data.add_new(tag, vr, word)
+            planted += 1
+    data.save_as(file)
+    assert file.read_bytes().count(word.encode()) >= planted
+    return planted
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+@pytest.mark.filterwarnings("ignore:The value length")
+def test_rois__nothing_of_a_dicom_header_reaches_outputs_or_logs(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
     image, mask = ct_files.ellipsoid()
-    ct_files.write_dicom(image, tmp_path / "secret-folder", text="SENTINEL^NAME", series_uid="1.2.3.999")
-    given = ct_files.lesion(mask=ct_files.write(mask, tmp_path / "secret-mask.nii.gz"))
-    study = ct_files.study(tmp_path / "secret-folder", given, series_uid="1.2.3.999")
-    wrong = ct_files.study(tmp_path / "secret-folder", given, ct="C2", series_uid="1.2.3.888")
+    folder = tmp_path / "secret-folder"
+    files = ct_files.write_dicom(image, folder, series_uid="1.2.3.999")
+    regions = {"SENTINEL GTV": ct_files.outlines(mask), "SENTINEL 2": ct_files.outlines(mask)}
+    structures = ct_files.write_rtstruct(tmp_path / "secret-rs.dcm", regions)
+    segments = ct_files.write_seg(tmp_path / "secret-seg.dcm", files, {"SENTINEL": sitk.GetArrayFromImage(mask)})
+    assert min(plant(file, "SENTINEL^NAME") for file in (*files, structures)) > 500
+    # a segmentation's coded words say how it is built
+    assert plant(segments, "SENTINEL^NAME", tuple(vr for vr in TEXT_VRS if vr != "CS")) > 400
     damaged = tmp_path / "secret-damaged.nrrd"
     damaged.write_bytes(b"SENTINEL^NAME")
-    lost = ct_files.study(tmp_path / "secret-folder", ct_files.lesion(mask=damaged), ct="C3")
-    cohort, store = ct_files.cohort(study, wrong, lost), Store.create(tmp_path / "store")
+    cut = tmp_path / "secret-cut"
+    shutil.copytree(folder, cut)
+    (cut / files[3].name).write_bytes(files[3].read_bytes()[:2000])
+    lesions = {
+        "C1": (folder, ct_files.lesion(mask=structures, roi="SENTINEL GTV"), "1.2.3.999"),
+        "C2": (folder, ct_files.lesion(mask=segments, label=1), None),
+        "C3": (folder, ct_files.lesion(mask=structures, label=1), "1.2.3.888"),
+        "C4": (folder, ct_files.lesion(mask=damaged), None),
+        "C5": (folder, ct_files.lesion(mask=structures, roi="SENTINEL"), None),
+        "C6": (cut, ct_files.lesion(mask=structures, label=1), None),
+        "C7": (folder, ct_files.lesion(mask=files[0], label=1), None),
+    }
+    studies = [ct_files.study(path, one, ct=ct, series_uid=uid) for ct, (path, one, uid) in lesions.items()]
+    cohort, store = ct_files.cohort(*studies), Store.create(tmp_path / "store")
+    capfd.readouterr()
+    caplog.clear()
     reports = [ct_files.extract(stage, cohort, store, settings()) for stage in (WindowsStage(), RoisStage())]
-    assert [sorted(report.failed) for report in reports] == [["ct-C2", "ct-C3"]] * 2
-    files = [file for file in store.path.rglob("*") if file.is_file()]
-    content = b"".join(file.read_bytes() for file in files) + "".join(map(str, files)).encode()
-    for word in (b"SENTINEL", b"1.2.3.999", b"1.2.3.888", b"secret-"):
-        assert word not in content, word
-    assert capfd.readouterr() == ("", "")
+    assert [sorted(report.failed) for report in reports] == [["ct-C3", "ct-C4", "ct-C5", "ct-C6", "ct-C7"]] * 2
+    problems = " ".join(map(str, RoisStage().check(cohort, settings())))
+    outputs = [file for file in store.path.rglob("*") if file.is_file()]
+    content = b"".join(file.read_bytes() for file in outputs) + "".join(map(str, outputs)).encode()
+    printed = "".join(capfd.readouterr()) + caplog.text
+    for word in ("SENTINEL", "1.2.3.999", "1.2.3.888", "secret-"):
+        assert word.encode() not in content, word
+        assert word not in problems + printed, word
+
+
+def test_rois__rtstruct_seg_and_nifti_give_the_same_lesion(tmp_path: Path) -> None:
+    image, mask = ct_files.ellipsoid()
+    files = ct_files.write_dicom(image, tmp_path / "series")
+    masks = (
+        {"mask": ct_files.write(mask, tmp_path / "m.nii.gz"), "label": 3},
+        {"mask": ct_files.write_rtstruct(tmp_path / "rs.dcm", {"GTV": ct_files.outlines(mask)}), "roi": "GTV"},
+        {"mask": ct_files.write_seg(tmp_path / "s.dcm", files, {"GTV": sitk.GetArrayFromImage(mask)}), "roi": "1"},
+    )
+    stores = [
+        run(
+            ct_files.cohort(ct_files.study(tmp_path / "series", ct_files.lesion(**fields))), tmp_path / f"store{number}"
+        )
+        for number, fields in enumerate(masks)
+    ]
+    for store in stores[1:]:
+        assert rows_of(store) == rows_of(stores[0])
+        np.testing.assert_array_equal(crops_of(store), crops_of(stores[0]))
+        np.testing.assert_array_equal(volume_of(store)[1], volume_of(stores[0])[1])
+
+
+@pytest.mark.parametrize("oblique", [False, True])
+def test_rois__anisotropic_and_oblique_studies_give_the_lesion_of_their_upright_copy(
+    tmp_path: Path, oblique: bool
+) -> None:
+    """A smooth lesion in voxels of 0.8 × 0.9 × 2.5 mm, and the same resampled to upright ones of 1 mm."""
+    image, mask = (sitk.Cast(one, sitk.sitkFloat32) for one in ct_files.ellipsoid())
+    image = sitk.SmoothingRecursiveGaussian(mask * 40, 1.5) - 20
+    if oblique:
+        for one in (image, mask):
+            one.SetDirection(sitk.VersorTransform((1.0, 2.0, 3.0), 0.2).GetMatrix())
+    points = [mask.TransformIndexToPhysicalPoint(tuple(map(int, i[::-1]))) for i in np.argwhere(array(mask) > 0)]
+    low, high = np.min(points, axis=0) - 14, np.max(points, axis=0) + 14
+    upright = sitk.Image([int(n) for n in np.ceil(high - low)], sitk.sitkFloat32)
+    upright.SetOrigin(low.tolist())
+    copies = {
+        "own": (image, mask > 0),
+        "copy": (
+            sitk.Resample(image, upright, sitk.Transform(), sitk.sitkBSpline, -20.0),
+            sitk.Resample(sitk.SmoothingRecursiveGaussian(mask, 0.6), upright, sitk.Transform(), sitk.sitkLinear) > 1.5,
+        ),
+    }
+    found = {}
+    for name, (volume, labels) in copies.items():
+        given = ct_files.lesion(mask=ct_files.write(labels, tmp_path / f"{name}-m.nrrd"))
+        study = ct_files.study(ct_files.write(volume, tmp_path / f"{name}.nrrd"), given)
+        with_settings = parse_settings({"rois": {"crop_px": 48, "views": 1}, "windows": {"min_width_hu": 200}})
+        store = run(ct_files.cohort(study), tmp_path / name, with_settings)
+        intensity, inside, _ = volume_of(store)
+        found[name] = (rows_of(store)[0], float(intensity[inside > 0].mean()), crops_of(store)[0, 0, 1].astype(float))
+    (own, own_mean, own_crop), (copy, copy_mean, copy_crop) = found["own"], found["copy"]
+    assert copy["volume_mm3"] == pytest.approx(own["volume_mm3"], rel=0.08)
+    assert copy_mean == pytest.approx(own_mean, abs=6)
+    middles = [np.add(row["box_mm"][:3], row["box_mm"][3:]) / 2 for row in (own, copy)]
+    np.testing.assert_allclose(*middles, atol=1.3)
+    if not oblique:  # the axial plane of an oblique volume is its own
+        assert np.corrcoef(own_crop.ravel(), copy_crop.ravel())[0, 1] > 0.95
+
+
+def array(image: sitk.Image) -> np.ndarray:
+    return sitk.GetArrayFromImage(image)
+
+
+def test_rois__warns_of_saturated_voxels_and_of_what_reading_did(tmp_path: Path) -> None:
+    image, mask = ct_files.ellipsoid()
+    inside = sitk.GetArrayFromImage(image)
+    inside[6, 14:16, 20:24] = 3071
+    files = ct_files.write_dicom(ct_files.image_of(inside), tmp_path / "series")
+    shutil.copy(files[4], tmp_path / "series" / "copy.dcm")
+    given = ct_files.lesion(mask=ct_files.write(mask, tmp_path / "m.nii.gz"))
+    store = run(ct_files.cohort(ct_files.study(tmp_path / "series", given)), tmp_path / "store")
+    record = store.record("rois", "ct-C1")
+    assert record is not None
+    assert record.summary["warnings"] == [
+        "1 slice(s) that occur twice with the same pixels: one of each kept",
+        "8 voxel(s) at 3071 HU or above, where 12-bit CT is cut off: lesion L1",
+    ]
+
+
+def test_rois__a_new_centre_uses_the_windows_of_another_store_and_records_the_fallback(tmp_path: Path) -> None:
+    old = [
+        make_study(folder, "nii.gz", "LPS", ct=f"C{n}", patient=f"P{n}")
+        for n, folder in enumerate((tmp_path / "a", tmp_path / "b"))
+        if folder.mkdir() is None
+    ]
+    fitted = parse_settings({"rois": {"crop_px": 48, "views": 1}, "windows": {"min_lesions": 2}})
+    first = run(ct_files.cohort(*old), tmp_path / "first", fitted)
+    table = first.part("windows", "cohort", "windows.parquet")
+    new = ct_files.cohort(replace(old[0], ct="N1", patient="N1", centre="new"), replace(old[1], ct="N2", patient="N2"))
+    taken = parse_settings({"rois": {"crop_px": 48, "views": 1}, "windows": {"table": str(table)}})
+    second = run(new, tmp_path / "second", taken)
+    assert [rows_of(second, ct)[0]["window_level"] for ct in ("N1", "N2")] == ["type", "pair"]
+    record = second.record("rois", "ct-N1")
+    assert record is not None
+    assert record.summary["windows"] == {"type": 1}
+    by_level = {row["level"]: row for row in read_rows(table, WINDOWS)}
+    assert rows_of(second, "N1")[0]["low_hu"] == by_level["type"]["low_hu"]
 
 
 def test_rois_check__finds_nothing_wrong_with_a_sound_cohort(tmp_path: Path, study: CtStudy) -> None:
@@ -349,7 +498,7 @@ def test_rois_check__names_the_columns_of_the_users_table(tmp_path: Path, study:
 
 
 def test_rois__memory_is_bounded_by_one_volume(tmp_path: Path) -> None:
-    """Numpy's peak for twelve lesions is that for one, and less than four volumes."""
+    """Numpy's peak for twelve lesions is that for one and their panels, and less than four volumes."""
     size = (160, 160, 60)
     image, _ = ct_files.ellipsoid(size=size)
     volume = ct_files.write(image, tmp_path / "v.nrrd")
@@ -366,7 +515,8 @@ def test_rois__memory_is_bounded_by_one_volume(tmp_path: Path) -> None:
         tracemalloc.stop()
         assert report.ok == 1
     volume_bytes = 2 * np.prod(size)
-    assert peaks[1] < peaks[0] + 0.2 * volume_bytes
+    panels = 11 * 3 * PANEL_PX**2
+    assert peaks[1] < peaks[0] + 0.2 * volume_bytes + panels
     assert peaks[1] < 4 * volume_bytes
 
 

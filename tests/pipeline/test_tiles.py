@@ -21,11 +21,12 @@ from skimage.color import rgb2lab
 
 from mumo.config import Settings, parse_settings
 from mumo.errors import ConfigError, InputError
-from mumo.pipeline.annotations import PolygonRegions
 from mumo.pipeline.cohort import Cohort, Slide
+from mumo.pipeline.layout import bag_side_level0, plan_bags
+from mumo.pipeline.regions import PolygonRegions
 from mumo.pipeline.slides import Resolution, SlideReader
 from mumo.pipeline.stage import Outcome
-from mumo.pipeline.tiles import TilesStage, bag_side_level0, plan_bags
+from mumo.pipeline.tiles import TilesStage
 from mumo.stores import arrays, tables
 from mumo.stores.records import Store
 from mumo.stores.specs import BAG_PIXELS, BAGS
@@ -117,7 +118,7 @@ def tile(
     out = tmp_path / f"out{len(list(tmp_path.glob('out*')))}"
     out.mkdir()
     outcome = stage.run(pickle.loads(pickle.dumps(item)), settings, store, out)
-    assert sorted(path.name for path in out.iterdir()) == ["bags.parquet", "pixels.zarr"]
+    assert sorted(path.name for path in out.iterdir()) == ["bags.parquet", "pixels.zarr", "quality.png"]
     array = arrays.open_array(arrays.open_group(out / "pixels.zarr"), BAG_PIXELS)
     return Tiled(outcome, tables.read_rows(out / "bags.parquet", BAGS), np.asarray(array[...]), array.chunks)
 
@@ -220,7 +221,13 @@ def test_run__bags_hold_the_pixels_of_their_place(tmp_path: Path) -> None:
         {"T": 3},
     )
     assert found.outcome.status == "ok"
-    assert found.outcome.summary == {"bags": 2, "mpp_level0": 0.5, "resolution": "file", "warnings": []}
+    assert found.outcome.summary == {
+        "bags": 2,
+        "mpp_level0": 0.5,
+        "resolution": "file",
+        "pixels": "zstd",
+        "warnings": [],
+    }
     np.testing.assert_array_equal(found.pixels[0], pixels[50:178, 70:198])
     np.testing.assert_array_equal(found.pixels[1], pixels[50:178, 198:326])
     first, second = found.rows
@@ -404,7 +411,7 @@ def test_run__target_image_without_tissue_or_unreadable_is_refused(tmp_path: Pat
         with pytest.raises(ConfigError, match=message):
             tile(tmp_path, slide(path), settings)
         (problem,) = TilesStage().check(make_cohort(slide(path)), settings)
-        assert problem.column == "tiles.colour.target_image"
+        assert problem.column == "tiles.colour"
 
 
 # --- plan and check ---------------------------------------------------------------------------------------
@@ -610,3 +617,82 @@ def test_run__real_slide_without_a_recorded_resolution(tmp_path: Path, shared_da
     assert found.outcome.summary["resolution"] == "cohort"
     assert len(found.rows) == 7
     assert all(row["white_balanced"] and row["tissue_share"] > 0.7 for row in found.rows)
+
+
+# --- damage -------------------------------------------------------------------------------------------------
+
+
+def damaged(content: bytes, seed: int) -> bytes:
+    """Cut short (even seeds), or with a few bits flipped (odd seeds)."""
+    rng = np.random.default_rng(seed)
+    if seed % 2 == 0:
+        return content[: int(rng.uniform(0.01, 0.99) * len(content))]
+    flipped = bytearray(content)
+    for place in rng.integers(0, len(content), 20):
+        flipped[place] ^= 1 << int(rng.integers(8))
+    return bytes(flipped)
+
+
+def test_run__damaged_slides_are_tiled_or_refused_and_nothing_else(tmp_path: Path) -> None:
+    good = write_slide(tmp_path / "good.tif", tissue(256, 256), levels=2).read_bytes()
+    refused = 0
+    for seed in range(24):
+        path = tmp_path / f"bad{seed}.tif"
+        path.write_bytes(damaged(good, seed))
+        try:
+            tile(tmp_path, slide(path, mpp=0.5), make_settings(on_mpp_mismatch="warn"))
+        except InputError:
+            refused += 1
+    assert refused >= 12, "a slide that is cut short is never accepted"
+
+
+def test_run__target_slide_gives_the_target(tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "s.tif", tissue(256, 256))
+    reference = np.clip(tissue(256, 256, seed=1) * 0.8 + (20, 10, 0), 0, 255).astype(np.uint8)
+    target = dataclasses.replace(slide(write_slide(tmp_path / "t.tif", reference)), slide="T1")
+    settings = make_settings(colour={"target_slide": "T1"})
+    items = TilesStage().plan(make_cohort(slide(path), target), settings, Store(tmp_path))
+    assert [source.role for source in items[0].sources] == ["slide", "target slide"]
+    (tmp_path / "o").mkdir()
+    TilesStage().run(items[0], settings, Store(tmp_path), tmp_path / "o")
+    row = tables.read_rows(tmp_path / "o" / "bags.parquet", BAGS)[0]
+    lab = rgb2lab(reference)
+    np.testing.assert_allclose(row["lab_mean_after"], lab.mean(axis=(0, 1)), atol=1.0)
+    np.testing.assert_allclose(row["lab_std_after"], lab.std(axis=(0, 1)), atol=1.0)
+
+
+def test_plan__unknown_target_slide_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no slide of the cohort"):
+        planned(tmp_path, slide(tmp_path / "s.svs"), colour={"target_slide": "T9"})
+
+
+def test_run__label_image_gives_regions(tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "s.tif", tissue(256, 512))
+    values = np.zeros((32, 64), np.uint8)
+    values[:16, :16] = 1
+    Image.fromarray(values).save(tmp_path / "labels.png")
+    found = tile(tmp_path, slide(path, tmp_path / "labels.png"), classes={"1": 3})
+    assert [(row["x_level0"], row["y_level0"], row["region_class"]) for row in found.rows] == [(0, 0, 3)]
+
+
+def test_plan__all_instances_of_a_dicom_slide_count(tmp_path: Path) -> None:
+    for name in ("a.dcm", "b.dcm"):
+        (tmp_path / name).write_bytes(b"x")
+    item = planned(tmp_path, slide(tmp_path / "a.dcm"))
+    assert [(source.role, source.path) for source in item.sources] == [
+        ("slide", tmp_path / "a.dcm"),
+        ("slide instances", tmp_path),
+    ]
+
+
+def test_run__quality_picture_is_the_same_every_time(tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "s.tif", tissue(300, 300))
+    pictures = []
+    for _ in range(2):
+        tile(tmp_path, slide(path))
+        out = tmp_path / f"out{len(list(tmp_path.glob('out*'))) - 1}"
+        pictures.append((out / "quality.png").read_bytes())
+        with Image.open(out / "quality.png") as image:
+            colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 24) or ()}
+    assert pictures[0] == pictures[1]
+    assert {(0, 0, 0), (0, 114, 178)} <= colours, "squares of bags and the outline of tissue are drawn"

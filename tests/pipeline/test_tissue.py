@@ -62,6 +62,34 @@ def test_find_tissue__finds_the_tissue_and_not_the_glass() -> None:
     np.testing.assert_array_equal(mask, expected)
 
 
+@pytest.mark.parametrize("ink", [(20, 110, 60), (30, 60, 160), (10, 120, 130)])
+def test_find_tissue__blue_and_green_ink_is_none(ink: tuple[int, int, int]) -> None:
+    pixels = picture()
+    pixels[20:70, 30:90] = picture(50, 60, STROMA)
+    pixels[10:80, 50:54] = ink
+    mask = find_tissue(thumbnail(pixels), TissueSettings()).mask
+    assert not mask[10:80, 50:54].any()
+    assert mask[20:70, 30:48].all()
+    assert mask[20:70, 56:90].all()
+
+
+def test_find_tissue__haematoxylin_alone_is_tissue() -> None:
+    pixels = picture()
+    pixels[20:70, 30:90] = picture(50, 60, (150, 165, 205))
+    assert find_tissue(thumbnail(pixels), TissueSettings()).mask[20:70, 30:90].all()
+
+
+def test_find_tissue__folds_go_and_crowded_nuclei_stay() -> None:
+    pixels = picture()
+    pixels[20:70, 30:90] = picture(50, 60, STROMA)
+    pixels[40:50, 40:60] = picture(10, 20, NUCLEI)
+    pixels[20:70, 70:74] = (120, 35, 80)
+    mask = find_tissue(thumbnail(pixels), TissueSettings()).mask
+    assert not mask[20:70, 70:74].any()
+    assert mask[20:70, 30:70].all()
+    assert find_tissue(thumbnail(pixels), TissueSettings(fold_contrast=100.0)).mask[20:70, 30:90].all()
+
+
 def test_find_tissue__small_pieces_and_holes_go() -> None:
     pixels = picture()
     pixels[20:70, 30:90] = picture(50, 60, STROMA)

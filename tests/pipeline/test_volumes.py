@@ -11,8 +11,8 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from pydicom.uid import RLELossless
 
+from mumo.pipeline.dicom import read_series
 from mumo.pipeline.geometry import ImageError, check_same_geometry
 from mumo.pipeline.volumes import read_geometry, read_labels, read_volume
 
@@ -54,13 +54,52 @@ def test_read_volume__dicom_slices_keep_their_own_rescaling(tmp_path: Path) -> N
     np.testing.assert_array_equal(read_volume(tmp_path, max_voxels=LIMIT).array, expected)
 
 
-def test_read_volume__compressed_dicom_is_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("codec", ["rle", "jpeg2000", "jpeg-ls", "jpeg-lossless"])
+def test_read_volume__compressed_dicom_is_the_same(tmp_path: Path, codec: str) -> None:
     image = ct_files.ellipsoid()[0]
     for file in ct_files.write_dicom(image, tmp_path):
-        data = pydicom.dcmread(file)
-        data.compress(RLELossless)
-        data.save_as(file)
+        ct_files.compress(file, codec)
+    assert read_series(tmp_path, series_uid=None, max_voxels=LIMIT, slice_tolerance=0.1).pixels is None
     np.testing.assert_array_equal(read_volume(tmp_path, max_voxels=LIMIT).array, sitk.GetArrayFromImage(image))
+
+
+@pytest.mark.parametrize("signed", [0, 1])
+@pytest.mark.parametrize("bits", [12, 16])
+@pytest.mark.parametrize("slope", ["1", "2", "0.5"])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_read_volume__plain_pixels_are_those_that_simpleitk_reads(
+    tmp_path: Path, signed: int, bits: int, slope: str, photometric: str
+) -> None:
+    for file in ct_files.write_dicom(ct_files.ellipsoid()[0], tmp_path):
+        data = pydicom.dcmread(file)
+        kept = np.frombuffer(data.PixelData, "<u2") % 2**11
+        data.PixelData = ((kept.astype(int) - 700 * signed) % 2**bits).astype("<u2").tobytes()
+        data.BitsStored, data.HighBit, data.PixelRepresentation = bits, bits - 1, signed
+        data.RescaleSlope, data.PhotometricInterpretation = slope, "MONOCHROME2"
+        data.save_as(file)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(tmp_path)))
+    expected = sitk.GetArrayFromImage(reader.Execute())
+    for file in tmp_path.glob("*.dcm"):  # the rescaled value is in HU, however it is to be shown
+        ct_files.change(file, PhotometricInterpretation=photometric)
+    assert read_series(tmp_path, series_uid=None, max_voxels=LIMIT, slice_tolerance=0.1).pixels is not None
+    np.testing.assert_array_equal(read_volume(tmp_path, max_voxels=LIMIT).array, expected)
+
+
+def test_read_volume__tilted_gantry_gives_the_volume_of_an_upright_one(tmp_path: Path) -> None:
+    tan = np.tan(np.radians(15.0))
+    z, y, x = np.meshgrid(np.arange(14) * 2.5, np.arange(36) * 0.9, np.arange(40) * 0.8, indexing="ij")
+    tilted = 100 * np.sin(x / 5) * np.cos((y + z * tan) / 6) + z  # smooth, at the places of the tilted slices
+    files = ct_files.write_dicom(ct_files.image_of(np.rint(tilted).astype(np.int16)), tmp_path)
+    for number, file in enumerate(files):
+        ct_files.change(file, ImagePositionPatient=[-20.0, 11.0 + number * 2.5 * tan, -105.0 + 2.5 * number])
+    volume = read_volume(tmp_path, max_voxels=LIMIT)
+    at = volume.geometry.to_mm(np.argwhere(np.ones(volume.array.shape[::-1]))) - np.array([-20.0, 11.0, -105.0])
+    expected = 100 * np.sin(at[:, 0] / 5) * np.cos(at[:, 1] / 6) + at[:, 2]
+    inside = (at[:, 1] >= at[:, 2] * tan) & (at[:, 1] <= at[:, 2] * tan + 35 * 0.9)
+    found = volume.array.transpose(2, 1, 0).ravel()
+    assert np.abs(found - expected)[inside].max() < 1.5
+    assert (found[~inside & (at[:, 1] < at[:, 2] * tan - 0.9)] == volume.array.min()).all()
 
 
 @pytest.mark.parametrize("compress", [False, True])
@@ -68,9 +107,7 @@ def test_read_volume__compressed_dicom_is_the_same(tmp_path: Path) -> None:
 def test_read_volume__refuses_a_dicom_slice_cut_short(tmp_path: Path, compress: bool, share: float) -> None:
     files = ct_files.write_dicom(ct_files.ellipsoid()[0], tmp_path)
     for file in files if compress else []:
-        data = pydicom.dcmread(file)
-        data.compress(RLELossless)
-        data.save_as(file)
+        ct_files.compress(file, "rle")
     content = files[7].read_bytes()
     files[7].write_bytes(content[: int(share * len(content))])
     with pytest.raises(ImageError, match=r"damaged|cut short"):

@@ -20,6 +20,7 @@ from mumo.pipeline.windows import (
     find_window,
     fit_windows,
     histogram_percentiles,
+    lesion_percentiles,
     pool_histograms,
     training_patients,
 )
@@ -73,6 +74,28 @@ def test_fit_windows__pools_the_voxels_of_lesions_of_one_type_and_centre() -> No
         expected = np.percentile(np.rint(np.concatenate(members)), [0.5, 99.5])
         np.testing.assert_allclose((found[key]["low_hu"], found[key]["high_hu"]), expected, atol=1e-9)
         assert found[key]["lesions"] == len(members)
+
+
+def test_lesion_percentiles__give_every_lesion_the_same_weight() -> None:
+    rng = np.random.default_rng(0)
+    small, large = rng.integers(0, 50, 40), rng.integers(100, 150, 4000)
+    rows = [histogram(small), histogram(large)]
+    # 100 copies of the small lesion weigh what the large one weighs
+    pooled = np.concatenate([np.repeat(small, 100), large])
+    percentiles = [0.5, 10, 49.9, 50.1, 99.5]
+    expected = np.percentile(pooled, percentiles, method="inverted_cdf")
+    np.testing.assert_array_equal(lesion_percentiles(rows, percentiles), expected)
+    np.testing.assert_array_equal(lesion_percentiles(rows[::-1], percentiles), expected)
+
+
+def test_fit_windows__weighting_decides_whether_large_lesions_dominate() -> None:
+    rows = [histogram(np.full(10, 20)), histogram(np.full(5000, 120))]
+    windows = {
+        weighting: fit_windows(rows, PLAIN.model_copy(update={"weighting": weighting}))[0]
+        for weighting in ("voxels", "lesions")
+    }
+    assert windows["voxels"]["low_hu"] == pytest.approx(119.5)
+    assert (windows["lesions"]["low_hu"], windows["lesions"]["high_hu"]) == (20, 120)
 
 
 def test_fit_windows__does_not_depend_on_the_order_of_lesions() -> None:
@@ -169,6 +192,18 @@ def test_windows_stage__from_files_to_windows(tmp_path: Path, studies: Cohort) -
     record = store.record("windows", "cohort")
     assert record is not None
     assert record.summary == {"lesions": 3, "patients": 3}
+
+
+def test_windows_stage__draws_the_same_picture_each_time(tmp_path: Path, studies: Cohort) -> None:
+    pictures = []
+    for name in ("one", "two"):
+        store = Store.create(tmp_path / name)
+        ct_files.extract(WindowsStage(), studies, store, settings())
+        pictures.append(store.part("windows", "cohort", "windows.png").read_bytes())
+    assert pictures[0] == pictures[1]
+    pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(store.part("windows", "cohort", "windows.png"))))
+    assert pixels.shape[:2] == (440, 800)
+    assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 10
 
 
 def test_windows_stage__a_new_percentile_leaves_the_histograms_alone(tmp_path: Path, studies: Cohort) -> None:

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from mumo.errors import StoreError
 from mumo.stores.records import Failure, Store, changes, digest_part, fingerprint, is_safe_id
 
+OWNER = "from mumo.stores.owners import new_owner_name; print(new_owner_name())"
 DEPENDS = {"stage": "tiles", "version": 1, "settings": {"a": 1}}
 
 
@@ -38,8 +41,30 @@ def test_store__item_without_record_does_not_exist_and_is_swept(tmp_path: Path) 
     (store.path / "tiles/records/slide-1.json").unlink()
     with pytest.raises(StoreError, match="not in the store"):
         store.part("tiles", "slide-1", "part.txt")
+    (folder,) = (store.path / "tiles/items/slide-1").iterdir()
+    assert store.sweep("tiles") == 0, "its process lives and may be about to write the record"
+    child = subprocess.run([sys.executable, "-c", OWNER], check=True, capture_output=True, text=True)
+    folder.rename(folder.with_name(child.stdout.strip()))
     assert store.sweep("tiles") == 1
-    assert not (store.path / "tiles/items/slide-1").exists()
+    assert list((store.path / "tiles/items/slide-1").iterdir()) == []
+
+
+def test_store__two_commits_of_one_item_at_once_leave_one_whole_item(tmp_path: Path) -> None:
+    """Two threads commit different content of one item again and again; what is read always fits its record."""
+    store = Store.create(tmp_path / "s")
+
+    def write(text: str) -> None:
+        for _ in range(40):
+            commit(store, text=text)
+
+    threads = [threading.Thread(target=write, args=(text * 1000,)) for text in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    record = store.record("tiles", "slide-1")
+    assert record is not None
+    assert digest_part(store.part("tiles", "slide-1", "part.txt")) == record.parts["part.txt"]
 
 
 def test_store__sweep_spares_the_living_and_removes_the_dead(tmp_path: Path) -> None:
@@ -54,8 +79,11 @@ def test_store__sweep_spares_the_living_and_removes_the_dead(tmp_path: Path) -> 
     assert list((store.path / "tiles/staging").iterdir()) == [alive]
 
 
-def test_store__killed_at_every_system_call_of_a_commit_leaves_old_new_or_nothing(tmp_path: Path) -> None:
-    """A child is killed at the n-th rename, unlink, fsync or open of a commit, for n = 1, 2, ... until it survives."""
+def test_store__killed_at_every_system_call_of_a_commit_leaves_the_old_or_the_new(tmp_path: Path) -> None:
+    """A child is killed at the n-th rename, unlink, fsync or open of a commit, for n = 1, 2, ... until it survives.
+
+    What is stored is the old content or the new, whole, at every one of them; the sweep leaves nothing else.
+    """
     code = """
 import os, sys, signal, pathlib
 from mumo.stores import records
@@ -79,21 +107,18 @@ store.commit("tiles", "slide-1", staging, depends={"v": 2}, status="ok", summary
         done = subprocess.run([sys.executable, "-c", code, str(store.path), str(n)], check=False)
         store.sweep("tiles")
         record = store.record("tiles", "slide-1")
-        if record is None:
-            outcomes.append("nothing")
-            assert not (store.path / "tiles/items/slide-1").exists()
-        else:
-            part = store.part("tiles", "slide-1", "part.txt")
-            assert record.parts["part.txt"] == digest_part(part)
-            assert part.read_text() == ("new" if record.depends == {"v": 2} else "old")
-            outcomes.append(part.read_text())
+        assert record is not None
+        part = store.part("tiles", "slide-1", "part.txt")
+        assert record.parts["part.txt"] == digest_part(part)
+        assert part.read_text() == ("new" if record.depends == {"v": 2} else "old")
+        outcomes.append(part.read_text())
         if done.returncode == 0:
             break
         assert done.returncode == -signal.SIGKILL
     else:
         pytest.fail("the commit never survived")
     assert outcomes[-1] == "new"
-    assert set(outcomes) == {"old", "nothing", "new"}
+    assert set(outcomes) == {"old", "new"}
 
 
 def test_store__failure_hides_what_an_earlier_run_stored_until_success(tmp_path: Path) -> None:
@@ -124,6 +149,13 @@ def test_store__foreign_folder_is_refused(tmp_path: Path) -> None:
         Store.create(tmp_path)
     with pytest.raises(StoreError, match="not a mumo store"):
         Store.open(tmp_path / "nowhere")
+
+
+def test_store__made_by_many_at_once(tmp_path: Path) -> None:
+    for n in range(20):
+        with ThreadPoolExecutor(8) as threads:
+            made = list(threads.map(Store.create, [tmp_path / f"s{n}"] * 8))
+        assert len(set(made)) == 1
 
 
 def test_store__unknown_part_is_named_with_those_that_exist(tmp_path: Path) -> None:

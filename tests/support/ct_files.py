@@ -5,10 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import highdicom
+import imagecodecs
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.sr.codedict import codes
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+    RTStructureSetStorage,
+    generate_uid,
+)
+from skimage.measure import find_contours
 
 from mumo.config import Settings
 from mumo.pipeline.cohort import Cohort, CtStudy, Lesion
@@ -111,6 +125,97 @@ def change(file: Path, **attributes: Any) -> None:
         else:
             setattr(data, name, value)
     data.save_as(file)
+
+
+def compress(file: Path, codec: str) -> None:
+    """Compress the pixels of a DICOM file without loss."""
+    data = pydicom.dcmread(file)
+    if codec == "rle":
+        data.compress(RLELossless)
+    else:
+        encode = {
+            "jpeg2000": (
+                JPEG2000Lossless,
+                lambda pixels: imagecodecs.jpeg2k_encode(pixels, reversible=True, codecformat="j2k"),
+            ),
+            "jpeg-ls": (JPEGLSLossless, imagecodecs.jpegls_encode),
+            "jpeg-lossless": (JPEGLosslessSV1, imagecodecs.ljpeg_encode),
+        }[codec]
+        data.PixelData = encapsulate([encode[1](data.pixel_array)])
+        data["PixelData"].is_undefined_length = True
+        data.file_meta.TransferSyntaxUID = encode[0]
+    data.save_as(file)
+
+
+def write_rtstruct(file: Path, rois: dict[str, list[np.ndarray]], *, frame_uid: str = "", text: str = "") -> Path:
+    """A structure set: name of a region → its closed contours (n, 3) in mm; regions are numbered from 1."""
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = RTStructureSetStorage, generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data = pydicom.dataset.FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    data.SOPClassUID, data.SOPInstanceUID, data.Modality = RTStructureSetStorage, generate_uid(), "RTSTRUCT"
+    data.PatientName = data.StructureSetLabel = data.StructureSetDescription = text
+    data.StructureSetROISequence, data.ROIContourSequence = [], []
+    for number, (name, contours) in enumerate(rois.items(), start=1):
+        roi, drawn = pydicom.Dataset(), pydicom.Dataset()
+        roi.ROINumber, roi.ROIName, roi.ReferencedFrameOfReferenceUID = number, name, frame_uid
+        roi.ROIDescription = text
+        drawn.ReferencedROINumber, drawn.ContourSequence = number, []
+        for points in contours:
+            part = pydicom.Dataset()
+            part.ContourGeometricType, part.NumberOfContourPoints = "CLOSED_PLANAR", len(points)
+            part.ContourData = [f"{v:.4f}" for v in np.ravel(points)]
+            drawn.ContourSequence.append(part)
+        data.StructureSetROISequence.append(roi)
+        data.ROIContourSequence.append(drawn)
+    data.save_as(file, enforce_file_format=True)
+    return file
+
+
+def outlines(mask: sitk.Image) -> list[np.ndarray]:
+    """Contours (n, 3) in mm around the voxels of a mask, one a piece and slice, half a voxel outside their centres."""
+    found = []
+    for z, plane in enumerate(sitk.GetArrayFromImage(mask) > 0):
+        for line in find_contours(np.pad(plane.astype(float), 1), 0.5):
+            points = [(x - 1, y - 1, z) for y, x in line[:-1]]
+            found.append(np.array([mask.TransformContinuousIndexToPhysicalPoint(p) for p in points]))
+    return found
+
+
+def write_seg(file: Path, series: list[Path], masks: dict[str, np.ndarray], *, kind: str = "BINARY") -> Path:
+    """A DICOM SEG of the slices of a series: label of a segment → its mask (z, y, x) in the order of the files."""
+    sources = [pydicom.dcmread(one) for one in series]
+    for source in sources:
+        for name in ("PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime"):
+            setattr(source, name, "")
+        source.Manufacturer = source.ReferringPhysicianName = ""
+        source.SliceThickness = "2.5"
+        source.FrameOfReferenceUID = source.get("FrameOfReferenceUID", "1.2.826.0.1.3680043.10.7")
+    algorithm = highdicom.AlgorithmIdentificationSequence("a", codes.DCM.ArtificialIntelligence, "1")
+    segments = [
+        highdicom.seg.SegmentDescription(
+            number, name, codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Neoplasm, "AUTOMATIC", algorithm
+        )
+        for number, name in enumerate(masks, start=1)
+    ]
+    data = highdicom.seg.Segmentation(
+        source_images=sources,
+        pixel_array=np.stack([mask > 0 for mask in masks.values()], axis=-1).astype(
+            np.float32 if kind == "FRACTIONAL" else np.uint8
+        ),
+        segmentation_type=kind,
+        segment_descriptions=segments,
+        series_instance_uid=generate_uid(),
+        series_number=1,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer="m",
+        manufacturer_model_name="m",
+        software_versions="1",
+        device_serial_number="1",
+    )
+    data.save_as(file)
+    return file
 
 
 def lesion(lesion: str = "L1", **fields: Any) -> Lesion:

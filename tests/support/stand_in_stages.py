@@ -37,12 +37,22 @@ class Copying(Stage):
                 raise KeyError("surprise")
             case "io":
                 raise OSError("the disk hiccuped")
+            case "path":
+                raise ValueError(f"cannot open {item.sources[0].path}")
             case "segfault":
                 os.kill(os.getpid(), signal.SIGSEGV)
             case "exit":
                 os._exit(7)
             case "hang":
                 time.sleep(3600)
+            case "slow":
+                time.sleep(0.2)
+            case "memory":
+                hoard = bytearray(400_000_000)
+                time.sleep(5)
+                del hoard
+            case "noise":
+                os.write(1, b"native code prints what it likes\n" * 1000)
         (out / "text.txt").write_text(str(item.payload))
         return Outcome("ok", {"warnings": ["a warning"]} if item.payload == "warn" else {})
 
@@ -56,6 +66,28 @@ class FlakyOnce(Copying):
             marker.write_text("tried")
             raise OSError("the disk hiccuped")
         return super().run(item, settings, store, out)
+
+
+class KilledOnce(Copying):
+    """Its process is killed from outside at the first attempt, which leaves a marker file."""
+
+    def run(self, item: Item, settings: Any, store: Any, out: Path) -> Outcome:
+        marker = Path(item.payload)
+        if not marker.exists():
+            marker.write_text("tried")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().run(item, settings, store, out)
+
+
+class Tallying(Copying):
+    """Appends a line to the payload's file for each computation, so that a test sees how often an item was computed."""
+
+    def run(self, item: Item, settings: Any, store: Any, out: Path) -> Outcome:
+        with Path(item.payload).open("a") as tally:
+            tally.write(f"{item.item}\n")
+        time.sleep(0.02)
+        (out / "text.txt").write_text("x")
+        return Outcome()
 
 
 class Counting(Copying):

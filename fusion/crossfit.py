@@ -1,0 +1,215 @@
+"""Folds and seeds in one run: every patient is predicted by models that have not seen it.
+
+    RUN/
+      run.json             status, kind `ensemble`, members, threshold of each fold
+      folds.csv            patient, fold
+      predictions.parquet  every patient, out of fold, mean over seeds
+      metrics.json         metrics of all patients out of fold, and the spread between seeds and folds
+      members/fold-<k>-seed-<s>/   a run each
+
+Everything that is chosen (best epochs, threshold) is chosen inside the training folds: of the patients outside the
+fold, a share validates, and the fold's threshold is that of the mean over seeds on those.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import __version__
+from ..config import Settings
+from ..errors import FitError
+from ..stores.pack import pack
+from ..stores.packed import Packed
+from ..stores.records import Store
+from . import checkpoint, metrics
+from .members import Done, Member, train_members
+from .predict import prediction_records, read_predictions, save_predictions
+from .splits import centre_folds, draw_folds, fold_split
+from .tabular import add_tables, table_digests
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HELD_OUT = "test"
+
+
+def fit_folds(
+    store: Path,
+    run: Path,
+    settings: Settings,
+    *,
+    folds: int,
+    seeds: int,
+    by_centre: bool = False,
+    device: str = "auto",
+    workers: int | None = None,
+    force: bool = False,
+    resume: bool = False,
+    done: Done | None = None,
+) -> dict[str, Any]:
+    """Train folds × seeds members and pool what they say of patients that they have not seen.
+
+    Args:
+        store: folder of the store.
+        run: folder to write; see above.
+        settings: sections `model` and `fit`; seeds count from `fit.seed`.
+        folds: number of stratified folds, two or more.
+        seeds: trainings a fold.
+        by_centre: one fold a centre in place of `folds`.
+        device, workers: see `members.train_members`.
+        force: take the folder whatever it holds.
+        resume: keep members that are finished.
+        done: called after each member.
+
+    Returns:
+        What metrics.json says: that of `metrics.evaluate` on the pooled predictions, with the operating point at each
+        fold's own threshold, and `spread`.
+
+    Raises:
+        FitError, StoreError: as for `train.fit`.
+    """
+    if not resume:
+        checkpoint.check_free(run, force=force)
+    packed = add_tables(pack(Store.open(store)), settings.fit.tables)
+    members, fold_of = _members(packed, settings, folds, seeds, by_centre)
+    info = {
+        "kind": "ensemble",
+        "versions": {"mumo": __version__},
+        "store_digest": packed.key,
+        "tables": table_digests(settings.fit.tables),
+        "folds": len(set(fold_of.values())),
+        "by_centre": by_centre,
+        "seeds": seeds,
+        "members": [member.name for member in members],
+    }
+    checkpoint.check_same(run, info, ("store_digest", "tables", "members"), resume=resume)
+    if resume:
+        run.mkdir(parents=True, exist_ok=True)
+        checkpoint.mark_running(run, info)
+    else:
+        checkpoint.begin(run, info, force=force)
+    checkpoint.write_atomically(run / "folds.csv", lambda file: _write_folds(file, fold_of))
+    checkpoint.save_config(run, settings.model, settings.fit)
+    try:
+        train_members(store, run, members, device=device, workers=workers, resume=resume, done=done)
+        pooled, thresholds, seeds_apart = pool(run, members, fold_of)
+        evaluated = evaluate_pooled(pooled, thresholds, fold_of, settings)
+        evaluated["spread"] = spread(seeds_apart, fold_of)
+        save_predictions(run / "predictions.parquet", prediction_records(pooled))
+        checkpoint.write_json(run / "metrics.json", evaluated)
+        checkpoint.finish(run, info | {"thresholds": thresholds})
+    except BaseException as error:
+        checkpoint.fail(run, info, error)
+        raise
+    return evaluated
+
+
+def _members(
+    packed: Packed, settings: Settings, folds: int, seeds: int, by_centre: bool
+) -> tuple[list[Member], dict[str, str]]:
+    """The trainings, and the fold of each patient that is held out in one."""
+    strata = list(zip(packed.labels.tolist(), packed.modalities, packed.centres, strict=True))
+    own = settings.fit.split
+    if by_centre:
+        fold_of = centre_folds(packed.patients, packed.centres)
+    elif folds >= 2:
+        fold_of = draw_folds(packed.patients, strata, folds, own.seed)
+    else:
+        raise FitError(f"folds: expected two or more, found {folds}; or leave one centre out")
+    members = []
+    for number, fold in enumerate(dict.fromkeys(sorted(fold_of.values())), start=1):
+        split = fold_split(packed.patients, strata, {p for p, f in fold_of.items() if f == fold}, own)
+        for seed in range(settings.fit.seed, settings.fit.seed + seeds):
+            fit = settings.fit.model_copy(update={"seed": seed})
+            members.append(Member(f"fold-{number}-seed-{seed}", settings.model_copy(update={"fit": fit}), split))
+    return members, fold_of
+
+
+def pool(
+    run: Path, members: Sequence[Member], fold_of: Mapping[str, str]
+) -> tuple[pd.DataFrame, dict[str, float], dict[int, pd.DataFrame]]:
+    """Predictions of held-out patients as means over seeds, each fold's threshold, and the predictions of each seed."""
+    import pandas as pd
+
+    order = {patient: number for number, patient in enumerate(fold_of)}
+    by_fold: dict[str, list[pd.DataFrame]] = {}
+    seeds: dict[int, list[pd.DataFrame]] = {}
+    for member in members:
+        frame = read_predictions(run / "members" / member.name / "predictions.parquet")
+        held_out = frame[frame["part"] == HELD_OUT]
+        by_fold.setdefault(fold_of[held_out["patient"].iloc[0]], []).append(frame)
+        seeds.setdefault(member.settings.fit.seed, []).append(held_out)
+    thresholds, pooled = {}, []
+    for fold, frames in by_fold.items():
+        mean = mean_of(frames)
+        chosen = mean[mean["part"] == "validation"]
+        thresholds[fold] = metrics.youden_threshold(chosen["label"], chosen["probability"])
+        pooled.append(mean[mean["part"] == HELD_OUT])
+    whole = pd.concat(pooled, ignore_index=True)
+    whole = whole.sort_values("patient", key=lambda names: names.map(order), ignore_index=True)
+    if whole["patient"].duplicated().any():
+        raise FitError("folds: a patient is held out in two folds; start again with --force")
+    return whole, thresholds, {seed: pd.concat(frames, ignore_index=True) for seed, frames in seeds.items()}
+
+
+def mean_of(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """One table of predictions from several of the same patients: means of probability and risk."""
+    mean = frames[0].copy()
+    for column in ("probability", "risk"):
+        mean[column] = np.mean([frame[column].to_numpy() for frame in frames], axis=0)
+    return mean
+
+
+def evaluate_pooled(
+    pooled: pd.DataFrame, thresholds: Mapping[str, float], fold_of: Mapping[str, str], settings: Settings
+) -> dict[str, Any]:
+    """`metrics.evaluate` of the pooled predictions; calls are those at the threshold of each patient's fold."""
+    fit = settings.fit
+    evaluated = metrics.evaluate(pooled, threshold=float("nan"), replicates=fit.bootstrap, seed=fit.seed)
+    own = np.array([thresholds[fold_of[patient]] for patient in pooled["patient"]])
+    calls = (pooled["probability"].to_numpy() >= own).astype(float)
+    part = evaluated["parts"][HELD_OUT]
+    labels = pooled["label"]
+    part |= {name: estimate.as_json() for name, estimate in metrics.operating_point(labels, calls, 0.5).items()}
+    part["confusion"] = metrics.confusion(labels, calls, 0.5)
+    evaluated["thresholds"] = dict(thresholds)
+    return evaluated
+
+
+def spread(seeds: Mapping[int, pd.DataFrame], fold_of: Mapping[str, str]) -> dict[str, Any]:
+    """How much the AUC differs between seeds (all folds pooled) and between folds (mean over seeds)."""
+    own = {str(seed): metrics.auc(frame["label"], frame["probability"]) for seed, frame in seeds.items()}
+    mean = mean_of([frame.sort_values("patient") for frame in seeds.values()])
+    fold = np.array([fold_of[patient] for patient in mean["patient"]])
+    folds = {
+        str(name): metrics.auc(mean["label"][fold == name], mean["probability"][fold == name])
+        for name in dict.fromkeys(sorted(fold))
+    }
+    return {
+        "auc_of_seeds": own,
+        "auc_of_folds": folds,
+        "seeds": summary(list(own.values())),
+        "folds": summary(list(folds.values())),
+    }
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Mean, standard deviation (n − 1), lowest and highest of those that are defined."""
+    known: npt.NDArray[np.float64] = np.array([value for value in values if np.isfinite(value)])
+    if not len(known):
+        return {"mean": float("nan"), "sd": float("nan"), "low": float("nan"), "high": float("nan")}
+    deviation = float(known.std(ddof=1)) if len(known) > 1 else float("nan")
+    return {"mean": float(known.mean()), "sd": deviation, "low": float(known.min()), "high": float(known.max())}
+
+
+def _write_folds(file: Path, fold_of: Mapping[str, str]) -> None:
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("patient", "fold"))
+        writer.writerows(fold_of.items())

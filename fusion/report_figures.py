@@ -1,0 +1,244 @@
+"""The figures of the report, each with its numbers: as SVG text for the page, and as files beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import figures, figures_quality
+from .calibration import net_benefit, reliability
+from .characteristics import MEASURED, Characteristic
+from .estimates import Numbers, numbers
+from .metrics import auc_replicates, why_undefined
+from .report_text import cell
+from .runfiles import RunFiles, finite
+from .survival import at_risk, kaplan_meier
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ENDPOINTS = {"pfs": "progression-free survival", "os": "overall survival"}
+
+TERMS = ("response", "survival", "alignment", "auxiliary", "word", "bag", "lesion")
+"""Terms of the loss in the order of the figure; others follow."""
+
+THRESHOLDS = np.linspace(0.01, 0.99, 99)
+"""Threshold probabilities of the decision curve."""
+
+
+@dataclass
+class Drawings:
+    """Figures that were made, as SVG, with the numbers behind each as CSV."""
+
+    svg: dict[str, str] = field(default_factory=dict)
+    numbers: dict[str, str] = field(default_factory=dict)
+
+    def keep(self, name: str, svg: str, table: Mapping[str, Sequence[Any]] | pd.DataFrame) -> str:
+        """Remember a figure and its table, and return the figure."""
+        import pandas as pd
+
+        self.svg[name] = svg
+        self.numbers[name] = pd.DataFrame(table).to_csv(index=False, lineterminator="\n")
+        return svg
+
+    def write(self, folder: Path) -> None:
+        """Write NAME.svg and NAME.csv into a folder, in place of those of an earlier report."""
+        folder.mkdir(exist_ok=True)
+        for old in [*folder.glob("*.svg"), *folder.glob("*.csv")]:
+            old.unlink()
+        for name, text in self.svg.items():
+            (folder / f"{name}.svg").write_text(text, encoding="utf-8")
+        for name, text in self.numbers.items():
+            (folder / f"{name}.csv").write_text(text, encoding="utf-8")
+
+
+# --- response ---------------------------------------------------------------------------------------------
+
+
+def roc(files: RunFiles, present: Sequence[str], made: Drawings) -> str | None:
+    """ROC curves of every part that has both labels."""
+    from sklearn.metrics import roc_curve
+
+    parts, legends, rows = {}, {}, []
+    for part in reversed(present):  # training patients first, so that the others lie on top
+        labels, probability = _labelled(files, part)
+        if why_undefined(labels):
+            continue
+        text = cell(files.metrics["parts"][part]["auc"], "0.00")
+        parts[part] = (labels, probability)
+        legends[part] = f"{part} {text.value}" + (f" ({text.interval})" if text.interval else "")
+        curve = zip(*roc_curve(labels, probability, drop_intermediate=False), strict=True)
+        rows += [
+            {"part": part, "threshold": threshold, "sensitivity": hits, "specificity": 1 - alarms}
+            for alarms, hits, threshold in curve
+        ]
+    if not parts:
+        return None
+    return made.keep("roc", figures.roc(parts, legends, files.metrics["parts"]), _columns(rows))
+
+
+def probabilities(files: RunFiles, part: str, made: Drawings) -> str:
+    """Probabilities of one part's patients by label."""
+    rows = files.rows(part)
+    drawn = figures.probabilities(*files.labels(part), files.metrics["threshold"], part)
+    table = rows.sort_values(["probability", "patient"])[["patient", "label", "probability"]]
+    return made.keep("probability", drawn, table)
+
+
+def calibration(files: RunFiles, part: str, made: Drawings) -> str | None:
+    """Calibration of one part; none where there are too few labelled patients."""
+    labels, probability = _labelled(files, part)
+    bins = reliability(labels, probability)
+    if not bins:
+        return None
+    table = [
+        {
+            "patients": b.patients,
+            "predicted": b.predicted,
+            "observed": b.observed.value,
+            "observed_low": b.observed.low,
+            "observed_high": b.observed.high,
+        }
+        for b in bins
+    ]
+    return made.keep("calibration", figures_quality.calibration(bins, probability, part), _columns(table))
+
+
+def decision(files: RunFiles, part: str, made: Drawings) -> str | None:
+    """Decision curve of one part; none without both labels."""
+    labels, probability = _labelled(files, part)
+    if why_undefined(labels):
+        return None
+    model, everyone = net_benefit(labels, probability, THRESHOLDS)
+    drawn = figures_quality.decision(THRESHOLDS, model, everyone, files.metrics["threshold"], part)
+    table = {"threshold": THRESHOLDS.round(2), "prediction": model, "everyone": everyone}
+    return made.keep("decision", drawn, {key: values.tolist() for key, values in table.items()})
+
+
+def stability(files: RunFiles, present: Sequence[str], made: Drawings) -> str | None:
+    """Bootstrap replicates of the AUC in each part, drawn as for its interval."""
+    drawn: dict[str, Numbers] = {}
+    values: dict[str, float] = {}
+    for part in present:
+        labels, probability = _labelled(files, part)
+        value = finite(files.metrics["parts"][part]["auc"]["value"])
+        if math.isfinite(value):
+            again = {"replicates": int(files.metrics["replicates"]), "seed": int(files.metrics["seed"])}
+            drawn[part], values[part] = auc_replicates(labels, probability, **again), value
+    if not drawn:
+        return None
+    table = {part: replicates.tolist() for part, replicates in drawn.items()}
+    return made.keep("stability", figures_quality.stability(drawn, values), table)
+
+
+# --- survival, training, patients -------------------------------------------------------------------------
+
+
+def survival(files: RunFiles, part: str, endpoint: str, note: str, made: Drawings) -> str | None:
+    """Kaplan–Meier curves of one part's risk groups; none without known times or without a threshold."""
+    rows, threshold = files.rows(part), files.metrics["threshold"]
+    days, events = numbers(rows[f"{endpoint}_days"]), numbers(rows[f"{endpoint}_event"])
+    known = ~(np.isnan(days) | np.isnan(events))
+    if threshold is None or not known.any():
+        return None
+    high_risk = (numbers(rows["probability"]) < threshold)[known]
+    time, event, name = days[known], events[known] == 1, f"{part}-{endpoint}"
+    drawn = figures.survival_curves(time, event, high_risk, name=name, outcome=ENDPOINTS[endpoint], note=note)
+    table: dict[str, list[Any]] = {key: [] for key in ("risk", "days", "survival", "low", "high", "at_risk")}
+    for risk, group in (("low", ~high_risk), ("high", high_risk)):
+        if group.any():
+            curve = kaplan_meier(time[group], event[group])
+            table["risk"] += [risk] * len(curve.days)
+            for key, values in (("days", curve.days), ("survival", curve.survival)):
+                table[key] += values.tolist()
+            table["low"] += curve.low.tolist()
+            table["high"] += curve.high.tolist()
+            table["at_risk"] += at_risk(time[group], curve.days).tolist()
+    return made.keep(f"survival-{name}", drawn, table)
+
+
+def learning(files: RunFiles, made: Drawings) -> list[str]:
+    """Panels of learning curves, leaving out those without any value."""
+    if not files.history:
+        return []
+    epochs = [finite(epoch.get("epoch")) for epoch in files.history]
+    selected = files.run.get("selected_epochs") or []
+    averaged = [number for number in map(finite, selected) if math.isfinite(number)]
+
+    def curve(part: str, key: str) -> list[float]:
+        return [finite((epoch.get(part) or {}).get(key)) for epoch in files.history]
+
+    terms = {key for epoch in files.history for key in epoch.get("train") or {}} - {"loss"}
+    order = [key for key in TERMS if key in terms] + sorted(terms - set(TERMS))
+    panels = {
+        "loss": ("loss", {part: curve(part, "loss") for part in ("train", "validation")}),
+        "terms": ("terms of the training loss", {key: curve("train", key) for key in order}),
+        "validation": (
+            "validation patients",
+            {"AUC": curve("validation", "auc"), "C-index": curve("validation", "c_index")},
+        ),
+    }
+    return [
+        made.keep(
+            f"learning-{name}",
+            figures.learning(epochs, curves, averaged=averaged, name=name, label=label),
+            {"epoch": epochs, **curves},
+        )
+        for name, (label, curves) in panels.items()
+        if any(math.isfinite(value) for values in curves.values() for value in values)
+    ]
+
+
+def missingness(files: RunFiles, items: Sequence[Characteristic], made: Drawings) -> str | None:
+    """Which images and items each patient has; none where the run does not say anything of items."""
+    items = [item for item in items if item.group != MEASURED]  # a number is known where its code is
+    if not items:
+        return None
+    pattern = files.predictions["modalities"].to_numpy(dtype=str)
+    names = ["slides", "CT", *(item.name for item in items)]
+    present = np.array(
+        [np.isin(pattern, ("both", "pathology")), np.isin(pattern, ("both", "radiology")), *(i.known for i in items)]
+    )
+    order = np.lexsort(~present[::-1])  # by the first row, within it by the second, and so on; present first
+    drawn = figures_quality.missingness(present[:, order], names)
+    patients = files.predictions["patient"].to_numpy()[order]
+    table = {"patient": patients.tolist()} | {
+        name: row[order].astype(int).tolist() for name, row in zip(names, present, strict=True)
+    }
+    return made.keep("missingness", drawn, table)
+
+
+def readers(files: RunFiles, made: Drawings) -> str | None:
+    """The readers' calls on the ROC curve of the part that they judged."""
+    found = files.readers
+    points = [(row["reader"], row["calls"]) for row in found.get("readers", ()) if "calls" in row]
+    if not points:
+        return None
+    labels, probability = _labelled(files, found["part"])
+    if why_undefined(labels):
+        return None
+    drawn = figures_quality.readers(labels, probability, points, name=f"model, {found['part']} patients")
+    table = [
+        {"reader": reader}
+        | {f"{name}{end}": calls[name]["reader"][key] for name in ("sensitivity", "specificity") for end, key in _ENDS}
+        for reader, calls in points
+    ]
+    return made.keep("readers", drawn, _columns(table))
+
+
+_ENDS = (("", "value"), ("_low", "low"), ("_high", "high"))
+
+
+def _labelled(files: RunFiles, part: str) -> tuple[Numbers, Numbers]:
+    labels, probability = files.labels(part)
+    known = ~np.isnan(labels)
+    return labels[known], probability[known]
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    return {key: [row[key] for row in rows] for key in rows[0]} if rows else {}

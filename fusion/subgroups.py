@@ -1,0 +1,123 @@
+"""Groups of patients set against each other by what is known of them: Table 1, and risk groups by clinical item.
+
+Numbers: two-sided Mann–Whitney test (of more than two groups Kruskal–Wallis); classes: χ² without correction, with a
+note where an expected count is below 5. Patients whose item is unknown are left out of its test and counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .characteristics import Characteristic
+from .estimates import Estimate, Numbers
+
+Flags = NDArray[np.bool_]
+
+SMALL = 5
+"""Expected counts below this make χ² inexact."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table: a class or a number, in every group."""
+
+    text: str
+    cells: tuple[str, ...]
+    p: float = math.nan
+    """Of this class alone, where a patient can have several."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One characteristic in every group."""
+
+    group: str
+    name: str
+    lines: tuple[Line, ...]
+    unknown: tuple[int, ...]
+    """[group] patients whose item is unknown."""
+    test: Estimate = field(default_factory=Estimate)
+    """p in `value`; the method names the test."""
+
+
+def compare(items: Sequence[Characteristic], groups: Mapping[str, Flags]) -> list[Block]:
+    """Every characteristic by group, with the test between the groups.
+
+    Args:
+        items: characteristics of all patients.
+        groups: name → [patient] who belongs to it; groups must not overlap.
+    """
+    return [_block(item, list(groups.values())) for item in items if item.known.any()]
+
+
+def _block(item: Characteristic, groups: list[Flags]) -> Block:
+    unknown = tuple(int(np.sum(group & ~item.known)) for group in groups)
+    rows = [item.values[group & item.known] for group in groups]
+    name = f"{item.name}, {item.unit}" if item.unit else item.name
+    if item.kind in ("number", "shares"):
+        lines = [
+            Line(text, tuple(_summary(values[:, column]) for values in rows))
+            for column, text in enumerate(item.classes or ("median (quartiles)",))
+        ]
+        # shares sum to 1; the last class (the highest HER2 level) stands for all
+        return Block(item.group, name, tuple(lines), unknown, rank_test([values[:, -1] for values in rows]))
+    counts = np.array([values.sum(axis=0) for values in rows])  # [group, class]
+    totals = np.array([len(values) for values in rows])
+    several = item.kind == "multi-hot"
+    lines = [
+        Line(
+            text,
+            tuple(_share(int(count), int(total)) for count, total in zip(column, totals, strict=True)),
+            chi_squared(np.stack([column, totals - column], axis=1)).value if several else math.nan,
+        )
+        for text, column in zip(item.classes, counts.T, strict=True)
+    ]
+    test = Estimate(reason="several classes a patient, tested one by one") if several else chi_squared(counts)
+    return Block(item.group, name, tuple(lines), unknown, test)
+
+
+def rank_test(groups: Sequence[Numbers]) -> Estimate:
+    """p of the two-sided Mann–Whitney test, or of Kruskal–Wallis for more than two groups; no interval."""
+    from scipy.stats import kruskal, mannwhitneyu
+
+    filled = [values for values in groups if len(values)]
+    method = "Mann–Whitney" if len(groups) == 2 else "Kruskal–Wallis"
+    if len(filled) < 2:
+        return Estimate(method=method, reason="fewer than two groups have known values")
+    if np.ptp(np.concatenate(filled)) == 0:
+        return Estimate(method=method, reason="all values are the same")
+    result = mannwhitneyu(*filled, alternative="two-sided") if len(groups) == 2 else kruskal(*filled)
+    return Estimate(float(result.pvalue), method=method)
+
+
+def chi_squared(counts: Numbers) -> Estimate:
+    """p of the χ² test of a table [group, class] of counts; no interval.
+
+    Groups and classes without anybody are left out. The method says so where an expected count is below 5.
+    """
+    from scipy.stats import chi2_contingency
+
+    table = np.asarray(counts)
+    table = table[table.sum(axis=1) > 0][:, table.sum(axis=0) > 0]
+    if min(table.shape) < 2:
+        return Estimate(method="χ²", reason="fewer than two groups or classes have patients")
+    result = chi2_contingency(table, correction=False)
+    small = result.expected_freq.min() < SMALL
+    return Estimate(float(result.pvalue), method="χ², expected counts below 5" if small else "χ²")
+
+
+def _summary(values: Numbers) -> str:
+    if not len(values):
+        return "–"
+    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
+    digits = 2 if np.max(np.abs(values)) <= 1 else 0 if (values == np.round(values)).all() else 1
+    return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count} ({100 * count / total:.0f} %)" if total else "–"

@@ -1,0 +1,73 @@
+"""Tests between groups against scipy, and the cells of Table 1 against counts by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mumo.fusion.characteristics import Characteristic
+from mumo.fusion.subgroups import chi_squared, compare, rank_test
+
+NAN = np.nan
+SEX = Characteristic(
+    "patient_information", "sex", "one-hot", "", ("male", "female"),
+    np.array([[1, 0], [0, 1], [1, 0], [NAN, NAN], [0, 1], [1, 0]]),
+)  # fmt: skip
+AGE = Characteristic("measures", "age", "number", "years", (), np.array([[50.0], [60], [70], [65], [NAN], [40]]))
+SITES = Characteristic(
+    "patient_information", "disease_sites", "multi-hot", "", ("liver", "lung"),
+    np.array([[1, 1], [1, 0], [0, 1], [1, 0], [0, 0.0], [1, 1]]),
+)  # fmt: skip
+HIGH = np.array([True, True, True, False, False, False])
+
+
+def test_compare__counts_shares_of_the_known_and_the_unknown_apart() -> None:
+    (sex,) = compare([SEX], {"high": HIGH, "low": ~HIGH})
+    assert [(line.text, line.cells) for line in sex.lines] == [
+        ("male", ("2 (67 %)", "1 (50 %)")),
+        ("female", ("1 (33 %)", "1 (50 %)")),
+    ]
+    assert sex.unknown == (0, 1)
+    assert sex.test.value == pytest.approx(stats.chi2_contingency([[2, 1], [1, 1]], correction=False).pvalue)
+    assert sex.test.method == "χ², expected counts below 5"
+
+
+def test_compare__describes_numbers_by_quartiles_and_ranks() -> None:
+    (age,) = compare([AGE], {"high": HIGH, "low": ~HIGH})
+    assert age.name == "age, years"
+    assert age.lines[0].cells == ("60 (55–65)", "52 (46–59)")
+    assert age.unknown == (0, 1)
+    assert age.test.value == pytest.approx(stats.mannwhitneyu([50, 60, 70], [65, 40]).pvalue)
+
+
+def test_compare__tests_each_class_of_an_item_with_several() -> None:
+    (sites,) = compare([SITES], {"high": HIGH, "low": ~HIGH})
+    assert sites.lines[0].cells == ("2 (67 %)", "2 (67 %)")
+    assert [line.p for line in sites.lines] == pytest.approx(
+        [stats.chi2_contingency([[a, 3 - a], [b, 3 - b]], correction=False).pvalue for a, b in ((2, 2), (2, 1))]
+    )
+    assert "one by one" in sites.test.reason
+
+
+def test_compare__leaves_out_what_nobody_has() -> None:
+    nothing = Characteristic("measures", "age", "number", "", (), np.full((2, 1), NAN))
+    assert compare([nothing], {"all": np.ones(2, dtype=bool)}) == []
+
+
+def test_rank_test__takes_kruskal_for_three_groups() -> None:
+    groups = [np.array([1.0, 2, 3]), np.array([4.0, 5, 6]), np.array([2.0, 5, 9])]
+    assert rank_test(groups).value == pytest.approx(stats.kruskal(*groups).pvalue)
+    assert rank_test(groups).method == "Kruskal–Wallis"
+
+
+def test_rank_test__says_why_there_is_no_test() -> None:
+    assert "fewer than two" in rank_test([np.array([1.0]), np.array([])]).reason
+    assert "the same" in rank_test([np.array([1.0]), np.array([1.0])]).reason
+
+
+def test_chi_squared__leaves_out_empty_classes_and_says_why_there_is_no_test() -> None:
+    table = np.array([[20, 0, 30], [30, 0, 20]])
+    assert chi_squared(table).value == pytest.approx(stats.chi2_contingency(table[:, [0, 2]], correction=False).pvalue)
+    assert chi_squared(table).method == "χ²"
+    assert "fewer than two" in chi_squared(table[:, :1]).reason
