@@ -188,7 +188,7 @@ def _pixels_spec(tiles: TilesSettings) -> ArraySpec:
     return replace(BAG_PIXELS, chunk=(1, high * tiles.word_px, None, None))
 
 
-def _create_pixels(group: zarr.Group, count: int, tiles: TilesSettings) -> zarr.Array:
+def _create_pixels(group: zarr.Group, count: int, tiles: TilesSettings) -> zarr.Array[Any]:
     quality = tiles.jpeg_quality if tiles.pixels == "jpeg" else None
     shape = (count, tiles.bag_px, tiles.bag_px, 3)
     return arrays.create_array(group, _pixels_spec(tiles), shape, zstd_level=tiles.zstd_level, jpeg_quality=quality)

@@ -25,7 +25,7 @@ def create_group(path: Path, attributes: Mapping[str, Any] | None = None) -> zar
 
 def create_array(
     group: zarr.Group, spec: ArraySpec, shape: tuple[int, ...], *, zstd_level: int = 3, jpeg_quality: int | None = None
-) -> zarr.Array:
+) -> zarr.Array[Any]:
     """A new array of `shape` under the declaration `spec`; empty chunks are written too.
 
     Chunks are compressed by Zstandard or, where `jpeg_quality` is given, kept as JPEG, which is not exact.
@@ -69,7 +69,7 @@ def open_group(path: Path) -> zarr.Group:
     return group
 
 
-def open_array(group: zarr.Group, spec: ArraySpec) -> zarr.Array:
+def open_array(group: zarr.Group, spec: ArraySpec) -> zarr.Array[Any]:
     """The array `spec` of a group; its dtype and dimensions are checked."""
     array = group.get(spec.name)
     if not isinstance(array, zarr.Array):

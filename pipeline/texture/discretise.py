@@ -35,8 +35,8 @@ class Levels:
     """Grey levels that occur, increasing; the level of rank r is `values[r - 1]`."""
     counts: npt.NDArray[np.int64]
     """Voxels of each of them."""
-    border: tuple[int, int, int]
-    """Width of the border along z, y, x."""
+    spans: npt.NDArray[np.int64]
+    """For each row of `ranks`, where the region's first voxel is and where its last one ends, as (z, y, 2)."""
     box: tuple[int, int, int]
     """Size without the border."""
     flat: bool
@@ -101,7 +101,8 @@ def to_levels(
     border = (0 if flat else reach, reach, reach)
     padded = np.zeros([size + 2 * width for size, width in zip(image.shape, border, strict=True)], np.uint16)
     counts = np.zeros(len(edges) + 1, np.int64)
-    _fill(image, mask, edges, border, padded, counts)
+    spans = np.zeros((*padded.shape[:2], 2), np.int64)
+    _fill(image, mask, edges, border, padded, counts, spans)
     values = np.flatnonzero(counts)
     ranks = padded
     if len(values) < values[-1]:
@@ -109,7 +110,7 @@ def to_levels(
         rank_of[values] = np.arange(1, len(values) + 1)
         ranks = rank_of[padded]
     z, y, x = image.shape
-    return Levels(padded, ranks, values, counts[values], border, (z, y, x), flat or z == 1)
+    return Levels(padded, ranks, values, counts[values], spans, (z, y, x), flat or z == 1)
 
 
 @compiled
@@ -120,6 +121,7 @@ def _fill(
     border: tuple[int, int, int],
     padded: npt.NDArray[np.uint16],
     counts: npt.NDArray[np.int64],
+    spans: npt.NDArray[np.int64],
 ) -> None:
     last = len(edges) - 1
     first = edges[0]
@@ -137,3 +139,7 @@ def _fill(
                         level += 1
                     padded[z + border[0], y + border[1], x + border[2]] = level
                     counts[level] += 1
+                    span = spans[z + border[0], y + border[1]]
+                    if span[1] == 0:
+                        span[0] = x + border[2]
+                    span[1] = x + border[2] + 1

@@ -42,20 +42,20 @@ def cooccurrence(levels: Levels, offsets: Offsets) -> Counts:
     table = np.zeros((len(steps), size * size), np.int64)
     for first in range(0, len(steps), _PAIR_LANES):
         lanes = slice(first, first + _PAIR_LANES)
-        _count_pairs(levels.ranks.ravel(), levels.ranks.shape, levels.border, steps[lanes], size, table[lanes])
+        _count_pairs(levels.ranks.ravel(), levels.ranks.shape, levels.spans, steps[lanes], size, table[lanes])
     return table.reshape(-1, size, size)[: len(offsets), 1:, 1:]
 
 
 @compiled
 def _count_pairs(
-    ranks: Ranks, shape: tuple[int, int, int], border: tuple[int, int, int], steps: Counts, size: int, table: Counts
+    ranks: Ranks, shape: tuple[int, int, int], spans: Counts, steps: Counts, size: int, table: Counts
 ) -> None:
     step_0, step_1, step_2, step_3 = steps[0], steps[1], steps[2], steps[3]
     table_0, table_1, table_2, table_3 = table[0], table[1], table[2], table[3]
-    for z in range(border[0], shape[0] - border[0]):
-        for y in range(border[1], shape[1] - border[1]):
+    for z in range(shape[0]):
+        for y in range(shape[1]):
             row = (z * shape[1] + y) * shape[2]
-            for i in range(row + border[2], row + shape[2] - border[2]):
+            for i in range(row + spans[z, y, 0], row + spans[z, y, 1]):
                 here = ranks[i]
                 if here > 0:
                     base = here * size
@@ -74,7 +74,7 @@ def run_lengths(levels: Levels, offsets: Offsets) -> tuple[Counts, npt.NDArray[n
         whether any line along it holds two voxels of the region. Where none does, a run means nothing.
     """
     longest = max(levels.box)
-    ranks, shape, border = levels.ranks.ravel(), levels.ranks.shape, levels.border
+    ranks, shape, spans = levels.ranks.ravel(), levels.ranks.shape, levels.spans
     along_rows = (offsets == (0, 0, 1)).all(axis=1)
     others = np.flatnonzero(~along_rows)
     # Filled up to whole groups; what the extra lanes count is thrown away.
@@ -84,9 +84,9 @@ def run_lengths(levels: Levels, offsets: Offsets) -> tuple[Counts, npt.NDArray[n
     followed = np.zeros(len(offsets) + 1, np.bool_)
     lengths = np.zeros((_LANES, ranks.size), np.int32)
     for group in lanes.reshape(-1, _LANES):
-        _count_positions(ranks, shape, border, steps[group], lengths, group, table, followed)
+        _count_positions(ranks, shape, spans, steps[group], lengths, group, table, followed)
     for row in np.flatnonzero(along_rows):
-        followed[row] = _count_row_positions(ranks, shape, border, table[row])
+        followed[row] = _count_row_positions(ranks, shape, spans, table[row])
     paired = [bool(yes) or _shares_a_line(levels, offset) for yes, offset in zip(followed, offsets, strict=False)]
     # A run of length r has one voxel at each position 1 … r: runs of exactly r are those that reach r less those that
     # reach r + 1.
@@ -99,7 +99,7 @@ def run_lengths(levels: Levels, offsets: Offsets) -> tuple[Counts, npt.NDArray[n
 def _count_positions(
     ranks: Ranks,
     shape: tuple[int, int, int],
-    border: tuple[int, int, int],
+    spans: Counts,
     steps: Counts,
     lengths: npt.NDArray[np.int32],
     group: Counts,
@@ -111,10 +111,10 @@ def _count_positions(
     length_0, length_1, length_2 = lengths[0], lengths[1], lengths[2]
     table_0, table_1, table_2 = table[group[0]], table[group[1]], table[group[2]]
     any_0, any_1, any_2 = np.uint16(0), np.uint16(0), np.uint16(0)
-    for z in range(border[0], shape[0] - border[0]):
-        for y in range(border[1], shape[1] - border[1]):
+    for z in range(shape[0]):
+        for y in range(shape[1]):
             row = (z * shape[1] + y) * shape[2]
-            for i in range(row + border[2], row + shape[2] - border[2]):
+            for i in range(row + spans[z, y, 0], row + spans[z, y, 1]):
                 here = ranks[i]
                 if here > 0:
                     before_0, before_1, before_2 = ranks[i - step_0], ranks[i - step_1], ranks[i - step_2]
@@ -132,16 +132,14 @@ def _count_positions(
 
 
 @compiled
-def _count_row_positions(
-    ranks: Ranks, shape: tuple[int, int, int], border: tuple[int, int, int], table: Counts
-) -> bool:
+def _count_row_positions(ranks: Ranks, shape: tuple[int, int, int], spans: Counts, table: Counts) -> bool:
     """The same along rows."""
     followed = np.uint16(0)
-    for z in range(border[0], shape[0] - border[0]):
-        for y in range(border[1], shape[1] - border[1]):
+    for z in range(shape[0]):
+        for y in range(shape[1]):
             row = (z * shape[1] + y) * shape[2]
             before, position = np.uint16(0), 0
-            for i in range(row + border[2], row + shape[2] - border[2]):
+            for i in range(row + spans[z, y, 0], row + spans[z, y, 1]):
                 here = ranks[i]
                 position = position + 1 if here == before else 1
                 if here > 0:
@@ -173,10 +171,10 @@ def zones(levels: Levels, offsets: Offsets) -> tuple[Counts, Counts, Counts]:
     labels = np.zeros(levels.ranks.size, np.int32)
     flat_ranks = levels.ranks.ravel()
     if levels.flat:
-        found = _label_flat(flat_ranks, levels.ranks.shape, levels.border, labels, parent, sizes, rank_of)
+        found = _label_flat(flat_ranks, levels.ranks.shape, levels.spans, labels, parent, sizes, rank_of)
     else:
         steps = steps_of(levels, offsets)
-        found = _label_solid(flat_ranks, levels.ranks.shape, levels.border, steps, labels, parent, sizes, rank_of)
+        found = _label_solid(flat_ranks, levels.ranks.shape, levels.spans, steps, labels, parent, sizes, rank_of)
     # Most zones are small: those are counted in a table, the others are sorted.
     small = np.zeros((len(levels.values) + 1, _SMALL_ZONE + 1), np.int64)
     large = _count_zones(rank_of, sizes, found, small)
@@ -242,7 +240,7 @@ def _gather(parent: npt.NDArray[np.int32], sizes: npt.NDArray[np.int32], found: 
 def _label_flat(
     ranks: Ranks,
     shape: tuple[int, int, int],
-    border: tuple[int, int, int],
+    spans: Counts,
     labels: npt.NDArray[np.int32],
     parent: npt.NDArray[np.int32],
     sizes: npt.NDArray[np.int32],
@@ -250,10 +248,10 @@ def _label_flat(
 ) -> int:
     """Label slice by slice, row by row; neighbours that touch each other were joined when the later one was seen."""
     found = 0
-    for z in range(border[0], shape[0] - border[0]):
-        for y in range(border[1], shape[1] - border[1]):
+    for z in range(shape[0]):
+        for y in range(shape[1]):
             row = (z * shape[1] + y) * shape[2]
-            for i in range(row + border[2], row + shape[2] - border[2]):
+            for i in range(row + spans[z, y, 0], row + spans[z, y, 1]):
                 here = ranks[i]
                 if here == 0:
                     continue
@@ -285,7 +283,7 @@ def _label_flat(
 def _label_solid(
     ranks: Ranks,
     shape: tuple[int, int, int],
-    border: tuple[int, int, int],
+    spans: Counts,
     steps: Counts,
     labels: npt.NDArray[np.int32],
     parent: npt.NDArray[np.int32],
@@ -295,10 +293,10 @@ def _label_solid(
     """Label in 3-D. The voxel below touches all earlier neighbours: where it has the rank, it speaks for them."""
     found = 0
     below = shape[1] * shape[2]
-    for z in range(border[0], shape[0] - border[0]):
-        for y in range(border[1], shape[1] - border[1]):
+    for z in range(shape[0]):
+        for y in range(shape[1]):
             row = (z * shape[1] + y) * shape[2]
-            for i in range(row + border[2], row + shape[2] - border[2]):
+            for i in range(row + spans[z, y, 0], row + spans[z, y, 1]):
                 here = ranks[i]
                 if here == 0:
                     continue
@@ -342,7 +340,7 @@ def neighbourhoods(levels: Levels, offsets: Offsets, tolerance: int) -> tuple[Co
     dependent = np.zeros((levels.highest + 1, len(steps) + 1), np.int64)
     differences = np.zeros((levels.highest + 1, len(steps) + 1), np.int64)
     work = np.zeros((3, levels.true.shape[2]), np.int32)
-    _look_around(levels.true.ravel(), levels.true.shape, levels.border, steps, tolerance, work, dependent, differences)
+    _look_around(levels.true.ravel(), levels.true.shape, levels.spans, steps, tolerance, work, dependent, differences)
     # Differences were summed as whole numbers, multiplied by the number of neighbours: exact in any order.
     numbers = np.maximum(np.arange(len(steps) + 1), 1)
     return dependent[levels.values], (differences[levels.values] / numbers).sum(axis=1)
@@ -352,18 +350,20 @@ def neighbourhoods(levels: Levels, offsets: Offsets, tolerance: int) -> tuple[Co
 def _look_around(
     true: Ranks,
     shape: tuple[int, int, int],
-    border: tuple[int, int, int],
+    spans: Counts,
     steps: Counts,
     tolerance: int,
     work: npt.NDArray[np.int32],
     dependent: Counts,
     differences: Counts,
 ) -> None:
-    width = shape[2] - 2 * border[2]
-    alike, present, total = work[0], work[1], work[2]
-    for z in range(border[0], shape[0] - border[0]):
-        for y in range(border[1], shape[1] - border[1]):
-            row = (z * shape[1] + y) * shape[2] + border[2]
+    for z in range(shape[0]):
+        for y in range(shape[1]):
+            width = spans[z, y, 1] - spans[z, y, 0]
+            if width == 0:
+                continue
+            row = (z * shape[1] + y) * shape[2] + spans[z, y, 0]
+            alike, present, total = work[0, :width], work[1, :width], work[2, :width]
             alike[:] = 0
             present[:] = 0
             total[:] = 0
