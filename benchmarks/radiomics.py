@@ -151,7 +151,7 @@ def _nyxus(bag: npt.NDArray[np.float64]) -> None:
         print(f"radiomics: nyxus left out, it failed: {run.stderr.strip().splitlines()[-1:]}")
         return
     print(
-        f"nyxus, the 8 images of a bag {height} × {width}: {float(run.stdout.split()[-1]):.2f} s for its intensity, GLCM, "
-        "GLRLM, GLSZM, GLDM and NGTDM features, without the filters; its grey levels, angles and several definitions "
-        "are its own, so values are not compared"
+        f"nyxus, the 8 images of a bag {height} × {width}: {float(run.stdout.split()[-1]):.2f} s for its intensity, "
+        "GLCM, GLRLM, GLSZM, GLDM and NGTDM features, without the filters; its grey levels, angles and several "
+        "definitions are its own, so values are not compared"
     )

@@ -160,6 +160,11 @@ class _Run:
         self._last_seen = time.monotonic()
         if future.status == "finished":
             return as_status(task, future.result())
+        if future.status in ("pending", "lost") and self._client.status == "running":
+            # the worker died with the result before it was fetched: the scheduler has another compute it again
+            self._running[future] = (task, attempt)
+            future.add_done_callback(self._ended.put)
+            return None
         if future.status != "error":
             raise MumoError("the connection to the scheduler was lost; what was finished is kept, run it again")
         error = future.exception()

@@ -127,7 +127,7 @@ def _gradient(image: Array, box: Box, spacing_mm: Spacing, settings: Mapping[str
     x, y, z = spacing_mm if settings.get("gradientUseSpacing", True) else (1.0, 1.0, 1.0)
     starts = np.array([part.start for part in box])
     gradient = np.empty([part.stop - part.start for part in box], np.float32)
-    _gradient_length(image, starts, 0.5 * (1.0 / x), 0.5 * (1.0 / y), 0.5 * (1.0 / z), gradient)
+    _gradient_length(np.ascontiguousarray(image), starts, 0.5 * (1.0 / x), 0.5 * (1.0 / y), 0.5 * (1.0 / z), gradient)
     yield "gradient", gradient
 
 

@@ -65,7 +65,7 @@ def laplacian(image: npt.NDArray[Any], spacing_mm: tuple[float, float, float], s
     """
     total = np.zeros(image.shape, np.float32)
     first, second = np.empty(image.shape, np.float32), np.empty(image.shape, np.float32)
-    source = image if image.dtype in (np.float32, np.float64) else image.astype(np.float64)
+    source = np.ascontiguousarray(image, None if image.dtype in (np.float32, np.float64) else np.float64)
     for direction in range(3):
         derivative = recursion(sigma_mm, spacing_mm[direction], second_derivative=True)
         _filter(source, 2 - direction, derivative, first)

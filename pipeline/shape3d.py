@@ -184,28 +184,32 @@ def diameters(padded: Mask, spacing_mm: Triple) -> tuple[float, float, float, fl
         sides.append(corner)
     doubled = np.concatenate(sides)  # twice the index, whole numbers
     scale = np.array(spacing_mm) / 2
-    in_planes = [_longest_in_planes(_ends(doubled, across), axis, scale) for axis, across in ((0, 2), (1, 2), (2, 1))]
-    ends = doubled
-    for axis in (2, 1, 0):
-        ends = _ends(ends, axis)
+    in_planes = [
+        _longest_in_planes(_ends(doubled, *order), order[0], scale) for order in ((0, 1, 2), (1, 0, 2), (2, 0, 1))
+    ]
+    ends = _ends(_ends(_ends(doubled, 0, 1, 2), 0, 2, 1), 1, 2, 0)
     return in_planes[0], in_planes[1], in_planes[2], _longest(ends * scale)
 
 
-def _ends(points: npt.NDArray[np.int64], axis: int) -> npt.NDArray[np.int64]:
-    """The first and the last point in each line along an axis."""
-    others = [n for n in range(3) if n != axis]
-    order = np.lexsort((points[:, axis], points[:, others[0]], points[:, others[1]]))
-    points = points[order]
-    changes = (points[1:, others] != points[:-1, others]).any(axis=1)
-    starts = np.concatenate([[True], changes])
-    stops = np.concatenate([changes, [True]])
-    return np.asarray(points[starts | stops])
+def _ends(points: npt.NDArray[np.int64], first: int, second: int, along: int) -> npt.NDArray[np.int64]:
+    """The first and the last point in each line along an axis, ordered by the coordinates of the other two."""
+    sizes = points.max(axis=0) + 1
+    line = points[:, first] * sizes[second] + points[:, second]
+    code = np.sort(line * sizes[along] + points[:, along])
+    line = code // sizes[along]
+    changes = line[1:] != line[:-1]
+    code = code[np.concatenate([[True], changes]) | np.concatenate([changes, [True]])]
+    ends = np.empty((len(code), 3), np.int64)
+    line, ends[:, along] = np.divmod(code, sizes[along])
+    ends[:, first], ends[:, second] = np.divmod(line, sizes[second])
+    return ends
 
 
 def _longest_in_planes(points: npt.NDArray[np.int64], axis: int, scale: Floats) -> float:
-    points = points[np.argsort(points[:, axis], kind="stable")]
+    """Largest distance between points that share the coordinate of an axis, by which they are ordered."""
     cuts = np.flatnonzero(np.diff(points[:, axis])) + 1
-    return max(_longest(plane * scale) for plane in np.split(points, cuts))
+    places, starts = points * scale, [0, *cuts.tolist()]
+    return max(_longest(places[start:stop]) for start, stop in zip(starts, [*starts[1:], len(points)], strict=True))
 
 
 @compiled

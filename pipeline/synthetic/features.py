@@ -7,6 +7,7 @@ them together can find the whole.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,7 @@ class FeatureCohort:
     """The cohort, and what is hidden in it."""
 
     packed: Packed
-    hidden: dict[str, Floats]
+    hidden: Mapping[str, Floats]
     """`pathology`, `radiology`, `clinical` → [patient]."""
     log_odds: Floats
     """[patient] true log odds of response from all three."""
@@ -60,8 +61,7 @@ class FeatureCohort:
 
 def feature_cohort(plan: Plan, seed: int) -> FeatureCohort:
     """Draw a cohort. Labels, survival, features, omics and codes; slides or CT are missing at random."""
-    # a stream of its own: numbers shared with a split of the same seed would deal the hidden numbers out evenly, and
-    # chance in the training patients would come back in those held out
+    # a stream of its own, so that cohort and split of the same seed share no random numbers
     rng = np.random.default_rng([seed, 1000])
     hidden = {name: rng.normal(size=plan.patients) for name in (*MODALITIES, "clinical")}
     log_odds = plan.signal * sum(hidden.values(), start=np.zeros(plan.patients))

@@ -13,7 +13,7 @@ PyRadiomics adds 2⁻⁵² inside logarithms and to some divisors; so does this 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,31 +87,55 @@ def features(
         wanted: Names of features.
 
     Returns:
-        The features; NaN where no voxel has a neighbour, but MCC is 1 where there is one grey level
+        The features; NaN where no voxel has a neighbour, but MCC is 1 where there is one grey level only
         and InverseVariance 0 where it is the lowest and directions are merged.
     """
-    table = probabilities(pairs, offsets, merging)
-    directions = table.shape[3]
-    if directions == 0 or np.isnan(table[0, 0, 0]).any():
-        undefined = dict.fromkeys(FEATURES, np.nan)
-        if directions == 0 and table.shape[1] == 1:
-            undefined["MCC"] = 1.0
-        if directions == 1 and levels.highest == 1:
-            undefined["InverseVariance"] = 0.0  # a sum without terms
-        return {name: undefined[name] for name in wanted}
-    by_direction = np.ascontiguousarray(table[0].transpose(2, 0, 1))
+    by_direction = probabilities(pairs, offsets, merging)
+    if len(by_direction) == 0:
+        return {name: _of_nothing(name, levels, len(offsets) == 1 or merging.norm is not None) for name in wanted}
     values = _moment_features(by_direction, levels)
+
+    def exact() -> Floats:
+        return exact_probabilities(pairs, offsets, merging)
+
     if _ENTROPIES.intersection(wanted):
-        values |= _information(table, by_direction, bool(_MUTUAL.intersection(wanted)))
+        values |= _information(by_direction, exact, bool(_MUTUAL.intersection(wanted)))
     if "MCC" in wanted:
-        values["MCC"] = maximal_correlation(table)
+        values["MCC"] = maximal_correlation(exact())
     return {name: float(values[name]) for name in wanted}
 
 
-def probabilities(pairs: Counts, offsets: Offsets, merging: Merging) -> Floats:
-    """Probabilities (1, K, K, n) of pairs for each direction, or (1, K, K, 1) for all together when they are weighted.
+def _of_nothing(name: str, levels: Levels, single: bool) -> float:
+    """What PyRadiomics makes of matrices without a pair: of a single one, or of none that is left."""
+    if single:
+        return 0.0 if name == "InverseVariance" and levels.highest == 1 else np.nan  # a sum without terms
+    return 1.0 if name == "MCC" and len(levels.values) == 1 else np.nan
 
-    A direction without any pair is left out; where there is only one, its probabilities are NaN.
+
+def probabilities(pairs: Counts, offsets: Offsets, merging: Merging) -> Floats:
+    """Probabilities (n, K, K) of pairs for each direction that has any; weighted, (1, K, K) for all together."""
+    if merging.norm is not None:
+        table = exact_probabilities(pairs, offsets, merging)
+        return np.ascontiguousarray(table[0].transpose(2, 0, 1)) if not np.isnan(table[0, 0, 0, 0]) else table[0, :0]
+    totals = pairs.sum(axis=(1, 2))
+    used = np.flatnonzero(totals)
+    table = np.empty((len(used), *pairs.shape[1:]))
+    _normalise(pairs, used, totals, merging.symmetrical, table)
+    return table
+
+
+@compiled
+def _normalise(pairs: Counts, used: Counts, totals: Counts, symmetrical: bool, table: Floats) -> None:
+    size = table.shape[1]
+    for n in range(len(used)):
+        counts, total = pairs[used[n]], float(totals[used[n]])
+        for i in range(size):
+            for j in range(size):
+                table[n, i, j] = (counts[i, j] + counts[j, i]) / (2 * total) if symmetrical else counts[i, j] / total
+
+
+def exact_probabilities(pairs: Counts, offsets: Offsets, merging: Merging) -> Floats:
+    """The same as (1, K, K, n), or NaN where there is only one direction and it has no pair.
 
     Sums over the result are rounded as PyRadiomics' are: it has the same leading axis and the same order in memory.
     """
@@ -222,10 +246,10 @@ def _accumulate(
                 sums[n, whole[i] + whole[j]] += p
 
 
-def _information(table: Floats, by_direction: Floats, mutual: bool) -> dict[str, Any]:
+def _information(by_direction: Floats, exact: Callable[[], Floats], mutual: bool) -> dict[str, Any]:
     """Joint entropy and the two informational measures of correlation.
 
-    `table` is (1, K, K, n), `by_direction` the same as (n, K, K).
+    `by_direction` is (n, K, K); `exact` gives the same as `exact_probabilities` does.
     """
     p_i, p_j = by_direction.sum(axis=2), by_direction.sum(axis=1)
     joint, crossed = np.zeros(len(p_i)), np.zeros(len(p_i))
@@ -237,7 +261,7 @@ def _information(table: Floats, by_direction: Floats, mutual: bool) -> dict[str,
     first = np.where(largest == 0, 0.0, (joint - crossed) / np.where(largest == 0, 1.0, largest))
     information = of_i + of_j - joint
     clear = information.min() > _CLEARLY_DEPENDENT
-    second = np.sqrt(1 - np.exp(-2 * information)) if clear else _second_measure(table)
+    second = np.sqrt(1 - np.exp(-2 * information)) if clear else _second_measure(exact())
     return {"JointEntropy": joint.mean(), "Imc1": first.mean(), "Imc2": _mean_of_defined(second)}
 
 
