@@ -1,4 +1,4 @@
-"""The command line. The only module that talks to the terminal; heavy imports stand inside command bodies."""
+"""The command line. With `listings.py` and `terminal.py` all that talks to the terminal; heavy imports stand inside bodies."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .listings import compare_with_cohort, print_estimates, print_metrics, print_plan, print_problems, print_reports
+
 if TYPE_CHECKING:
-    from .errors import Problem
     from .pipeline.extract import StageReport
-    from .pipeline.planning import Planned
-    from .stores.records import Store
 
 DONE, WRONG, SOME_FAILED = 0, 2, 3
-SHOWN_WARNINGS = 5
-"""How many warnings of a stage are printed; all are in the store."""
 SHOWN_REASONS = 20
 """How many reasons for each state of a stage are printed."""
 
@@ -92,7 +89,7 @@ def demo(
     from .demo import run_demo
 
     result = run_demo(folder, patients=patients, seed=seed, signal=not no_signal, workers=_workers(workers))
-    _print_reports(result.stages, as_json=False)
+    print_reports(result.stages, as_json=False)
     typer.echo(f"AUC on {result.held_out} held-out patients: {result.auc}")
     typer.echo(f"report: {result.report}")
     raise typer.Exit(_exit_code(result.stages))
@@ -121,7 +118,7 @@ def check(
     if as_json:
         typer.echo(json.dumps([vars(problem) for problem in problems], ensure_ascii=False))
     else:
-        _print_problems(problems)
+        print_problems(problems)
         typer.echo(f"{errors} errors, {len(problems) - errors} warnings")
     raise typer.Exit(WRONG if errors else DONE)
 
@@ -183,14 +180,14 @@ def extract(
     if dry_run:
         existing = Store.open(store) if (store / "store.json").exists() else None
         plan = plan_extract(loaded, existing, settings, choice)
-        _print_plan(plan, as_json)
-        _print_estimates(existing, store, plan, quiet=as_json)
+        print_plan(plan, as_json)
+        print_estimates(existing, store, plan, quiet=as_json)
         return
-    _print_problems(loaded.warnings)
+    print_problems(loaded.warnings)
     with make_executor(_workers(workers), scheduler, settings, insecure=insecure) as executor, progress_bars() as bars:
         typer.echo(f"running on {executor.where}", err=True)
         reports = run_extract(loaded, Store.create(store), settings, choice, executor, bars)
-    _print_reports(reports, as_json)
+    print_reports(reports, as_json)
     raise typer.Exit(_exit_code(reports))
 
 
@@ -218,7 +215,7 @@ def status(
 
     result = store_status(Store.open(store), with_digest=digest)
     if cohort is not None:
-        result["cohort"] = _compare(store, cohort, data, config, assignments)
+        result["cohort"] = compare_with_cohort(store, cohort, data, config, assignments)
     if as_json:
         typer.echo(json.dumps(result))
         return
@@ -283,7 +280,7 @@ def fit(
     else:
         with epoch_bar() as bar:
             metrics = run_fit(store, run, settings, device=device, force=force, resume=resume, progress=bar)
-    _print_metrics(metrics, as_json)
+    print_metrics(metrics, as_json)
     if "spread" in metrics and not as_json:
         for what in ("seeds", "folds"):
             found = metrics["spread"][what]
@@ -435,6 +432,43 @@ def report(run: RunFolder, verbose: Verbose = False) -> None:
     typer.echo(f"report: {write_report(run)}")
 
 
+@app.command()
+def radiomics(
+    image: Annotated[
+        Path, typer.Argument(metavar="IMAGE", help="Volume (NIfTI, NRRD, MHA) or picture (PNG, TIFF, JPEG).")
+    ],
+    mask: Annotated[
+        Path | None, typer.Argument(metavar="MASK", help="Label volume or picture of the region. Default: all of it.")
+    ] = None,
+    label: Annotated[int | None, typer.Option(help="Label that is the region. Default: every label.")] = None,
+    parameters: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PyRadiomics parameter file. Default: the preset.")
+    ] = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare the fast engine with PyRadiomics on an image of your own: features, seconds, largest difference.
+
+    Reads IMAGE and MASK; writes nothing. Returns 0, or 2 when the image or the parameters cannot be used.
+    """
+    _set_up_logging(verbose)
+    from .pipeline.radiomics_compare import compare_files
+
+    found = compare_files(image, mask, parameters, label)
+    if as_json:
+        rows = {f.name: {"fast": f.fast, "pyradiomics": f.pyradiomics} for f in found.features}
+        seconds = {"fast": found.fast_s, "pyradiomics": found.pyradiomics_s}
+        typer.echo(json.dumps({"seconds": seconds, "features": rows}))
+        return
+    for f in found.features:
+        typer.echo(f"{f.name:<60} {f.fast:>22.15g} {f.pyradiomics:>22.15g}")
+    typer.echo(
+        f"{len(found.features)} features: fast {found.fast_s:.3f} s, PyRadiomics {found.pyradiomics_s:.3f} s, "
+        f"ratio {found.pyradiomics_s / found.fast_s:.1f}; largest relative difference {found.worst.difference:.1e} "
+        f"({found.worst.name})"
+    )
+
+
 @app.command("export-bags")
 def export_bags(
     store: StoreFolder,
@@ -465,111 +499,6 @@ def _workers(workers: int | None) -> int:
 
 def _exit_code(reports: list[StageReport]) -> int:
     return DONE if all(report.complete for report in reports) else SOME_FAILED
-
-
-def _print_problems(problems: list[Problem] | tuple[Problem, ...]) -> None:
-    for problem in problems:
-        typer.echo(f"{problem.severity}: {problem}", err=True)
-
-
-def _print_plan(plan: list[Planned], as_json: bool) -> None:
-    if as_json:
-        rows = [
-            {"stage": p.item.stage, "item": p.item.item, "state": p.state, "reasons": list(p.reasons)} for p in plan
-        ]
-        typer.echo(json.dumps(rows))
-        return
-    for p in plan:
-        if p.state != "done":
-            typer.echo(f"{p.item.stage}/{p.item.item}: {p.state}" + (f" ({', '.join(p.reasons)})" if p.reasons else ""))
-    states = [p.state for p in plan]
-    typer.echo(", ".join(f"{states.count(s)} {s}" for s in ("done", "new", "stale", "failed", "waiting")))
-
-
-def _print_estimates(existing: Store | None, store: Path, plan: list[Planned], *, quiet: bool) -> None:
-    """What is to do takes so much; raises StoreError when the disk has no room for it."""
-    from .pipeline.estimates import check_room, estimate
-
-    estimates = estimate(existing, plan)
-    for e in () if quiet else estimates:
-        if e.bytes == e.bytes:  # not NaN
-            size, hours = f"{e.bytes / 1e9:.3g} GB", f"{e.seconds / 3600:.3g} h of one process"
-            typer.echo(f"{e.stage}: {e.items} items, about {size} and {hours}, as the items already done")
-        else:
-            typer.echo(f"{e.stage}: {e.items} items; nothing of the kind is done yet, so their size is not known")
-    check_room(store, estimates)
-
-
-def _compare(
-    store: Path, cohort: Path, data: Path | None, config: Path | None, assignments: list[str] | None
-) -> dict[str, Any]:
-    """Stage → state → number of items and reasons with their numbers, of a store against a cohort."""
-    from collections import Counter
-
-    from .config import load_settings
-    from .pipeline.cohort import load_cohort
-    from .pipeline.extract import Choice, plan_extract
-    from .stores.records import Store
-    from .stores.specs import STAGES
-
-    settings = load_settings(config, assignments or ())
-    loaded = load_cohort(cohort, data, settings.clinical)
-    plan = plan_extract(loaded, Store.open(store), settings, Choice(STAGES))
-    names = {"new": "to do"}
-    result: dict[str, Any] = {}
-    for stage in STAGES:
-        rows = [p for p in plan if p.item.stage == stage]
-        result[stage] = {
-            names.get(state, state): {
-                "items": sum(p.state == state for p in rows),
-                "reasons": dict(
-                    Counter(
-                        _kind_of_reason(reason) for p in rows if p.state == state for reason in p.reasons
-                    ).most_common()
-                ),
-            }
-            for state in ("done", "new", "stale", "failed", "waiting")
-        }
-    return result
-
-
-def _kind_of_reason(reason: str) -> str:
-    """Reasons that name a single item upstream count as one for its stage."""
-    return reason.partition("/")[0] if reason.startswith("after ") else reason
-
-
-def _print_reports(reports: list[StageReport], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps([{**vars(r), "complete": r.complete} for r in reports]))
-        return
-    for r in reports:
-        typer.echo(
-            f"{r.stage}: {r.planned} items: {r.ok} computed, {r.up_to_date} already done, {r.empty} empty, "
-            f"{len(r.failed)} failed, {len(r.waiting)} waiting" + (f", {len(r.left)} not started" if r.left else "")
-        )
-    for r in reports:
-        warnings = [f"warning: {r.stage}/{item}: {text}" for item, texts in r.warnings.items() for text in texts]
-        for line in warnings[:SHOWN_WARNINGS]:
-            typer.echo(line, err=True)
-        if len(warnings) > SHOWN_WARNINGS:
-            typer.echo(
-                f"warning: {r.stage}: {len(warnings) - SHOWN_WARNINGS} more, see STORE/{r.stage}/records", err=True
-            )
-        for item, reason in r.failed.items():
-            typer.echo(f"failed: {r.stage}/{item}: {reason}", err=True)
-        for item, reason in r.waiting.items():
-            typer.echo(f"waiting: {r.stage}/{item}: {reason}", err=True)
-
-
-def _print_metrics(metrics: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(metrics))
-        return
-    from .terminal import format_interval
-
-    for part, values in metrics["parts"].items():
-        shown = format_interval(values["auc"])
-        typer.echo(f"{part}: {values['patients']} patients, {values['labelled']} labelled, AUC {shown}")
 
 
 if __name__ == "__main__":

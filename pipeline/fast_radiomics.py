@@ -171,10 +171,6 @@ def _of_image(
     return features
 
 
-def _turned(values: npt.NDArray[Any], axis: int, dtype: type) -> npt.NDArray[Any]:
-    return np.ascontiguousarray(np.moveaxis(values, axis, 0), dtype)
-
-
 def _levels(
     image: npt.NDArray[Any],
     mask: npt.NDArray[np.bool_],

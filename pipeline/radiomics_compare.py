@@ -197,11 +197,11 @@ def _read_picture(path: Path, what: str) -> tuple[npt.NDArray[Any], tuple[float,
             if picture.width * picture.height > _MAX_PIXELS:
                 raise InputError(f"{what} {path.name}: {picture.size} pixels, at most {_MAX_PIXELS:,} in all; crop it")
             colours = picture.mode not in {"L", "I", "I;16", "F", "1"}
-            pixels = np.asarray(picture.convert("RGB") if colours and what == "image" else picture)
+            pixels: npt.NDArray[Any] = np.asarray(picture.convert("RGB") if colours and what == "image" else picture)
     except (OSError, UnidentifiedImageError) as error:
         raise InputError(f"{what} {path.name}: cannot be read as a picture; check that it is complete") from error
     if pixels.ndim == 3:
-        pixels = grey_bag(pixels, max(pixels.shape)) if what == "image" else pixels.any(axis=2)
+        pixels = grey_bag(pixels, max(pixels.shape)) if what == "image" else (pixels != 0).any(axis=2)
     return (pixels.astype(np.float64) if what == "image" else pixels)[None], BAG_SPACING
 
 

@@ -122,7 +122,7 @@ def _along_rows(data: Array, taps: Array, wrapped: npt.NDArray[np.int64], half: 
             tap, shifted = taps[j], source[last - j :]
             for o in range(len(target)):
                 target[o] += tap * shifted[o]
-        for o in around:
+        for o in around:  # type: ignore[assignment]  # numba has one integer type for both
             total = target[o] - target[o]
             for n in range(len(taps)):
                 at = int(wrapped[o]) - 1 - n if n < wrapped[o] else n

@@ -40,6 +40,7 @@ from mumo.pipeline.radiomics import (
     feature_names,
     grey_bag,
     unusable,
+    usable_engine,
 )
 from mumo.stores import arrays, tables
 from mumo.stores.records import Store
@@ -712,3 +713,46 @@ def test_radiomics_stage__planning_with_the_preset_does_not_import_pyradiomics()
         "assert not {'radiomics', 'SimpleITK', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- engines ------------------------------------------------------------------------------------------------
+def test_usable_engine__is_the_wanted_one_or_pyradiomics_with_a_reason() -> None:
+    assert usable_engine(PRESET, "fast") == ("fast", "")
+    assert usable_engine(PRESET, "pyradiomics") == ("pyradiomics", "")
+    repeated = parse_parameters({"setting": {"distances": [2, 2]}})
+    assert usable_engine(repeated, "fast") == ("pyradiomics", "distances = [2, 2]")
+
+
+def test_radiomics_stage__the_engine_is_a_setting_and_part_of_the_fingerprint(store: Store, out: Path) -> None:
+    put_bags(store, np.clip(textured((1, 32, 32))[..., None] + np.zeros(3), 0, 255).astype(np.uint8))
+    slow = RadiomicsSettings(engine="pyradiomics")
+    outcome, rows = run_stage(store, out, slow, slides=("S1",))
+    assert outcome.summary["engine"] == rows[0]["engine"] == "pyradiomics"
+    plans = [
+        RadiomicsStage().plan(cohort(("S1",), ("C1",)), Settings(radiomics=radiomics), store)
+        for radiomics in (RadiomicsSettings(), slow)
+    ]
+    for one, other in zip(*plans, strict=True):
+        assert one.settings != other.settings
+
+
+def test_radiomics_stage__leaves_to_pyradiomics_what_is_not_covered_and_says_so(
+    store: Store, out: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "p.yaml").write_text(
+        "setting: {force2D: true, distances: [1, 1]}\nfeatureClass: {firstorder: [Mean]}\n"
+    )
+    put_bags(store, np.clip(textured((1, 32, 32))[..., None] + np.zeros(3), 0, 255).astype(np.uint8))
+    outcome, rows = run_stage(store, out, RadiomicsSettings(parameter_file=tmp_path / "p.yaml"), slides=("S1",))
+    assert outcome.summary["engine"] == rows[0]["engine"] == "pyradiomics"
+    assert outcome.summary["warnings"] == [
+        "PyRadiomics computed the features: the fast engine does not cover distances = [1, 1]"
+    ]
+
+
+def test_radiomics_stage__grey_levels_are_a_setting(store: Store, out: Path) -> None:
+    pixels = np.clip(textured((1, 32, 32))[..., None] + np.array([20, -10, 5]), 0, 255).astype(np.uint8)
+    put_bags(store, pixels)
+    _, rows = run_stage(store, out, RadiomicsSettings(slide={"grey": "od"}), slides=("S1",))
+    expected = -100 * np.log10((pixels[0] + 1.0) / 256).mean()
+    assert rows[0]["original_firstorder_Mean"] == pytest.approx(expected)
