@@ -1,4 +1,4 @@
-"""The command line. With `listings.py` and `terminal.py` all that talks to the terminal; heavy imports stand inside bodies."""
+"""The command line. It, `listings.py` and `terminal.py` talk to the terminal; heavy imports stand inside bodies."""
 
 from __future__ import annotations
 
