@@ -1,7 +1,7 @@
 """Radiomics: both engines on bags with the preset and on PyRadiomics' test volumes with its example files.
 
 One process, one thread. Compilation is left out and its one-time cost printed. The volumes and the slide are taken from
-the folder that MUMO_SHARED_DATA names, or from `../shared/data`; without them bags are synthetic and volumes left out.
+the folder that MUMO_DATA names (see `examples/real`); without it bags are synthetic and volumes left out.
 Bags of 2048 px are measured when MUMO_BENCH_LARGE is set. nyxus is measured on the same images where it is installed
 in this environment, or in that of the interpreter that MUMO_NYXUS_PYTHON names; its features are not PyRadiomics' own.
 """
@@ -25,7 +25,7 @@ from mumo.pipeline.omics_presets import bag_parameters, read_parameter_file
 from mumo.pipeline.radiomics_compare import Comparison, compare
 
 ROUNDS = 3
-SHARED = Path(os.environ.get("MUMO_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+DATA = Path(os.environ.get("MUMO_DATA", "no-data"))
 SIDES = (256, 512, 1024)
 VOLUMES = ("lung1", "brain1")
 FILES = ("Params", "exampleCT", "exampleMR_3mm", "exampleMR_5mm", "exampleMR_NoResampling")
@@ -73,7 +73,7 @@ def main() -> None:
             f"bag {side} × {side}, mumo-736",
             compare(bag, np.ones(bag.shape, bool), (1.0, 1.0, 1.0), parameters, ROUNDS),
         )
-    folder = SHARED / "ct" / "pyradiomics"
+    folder = DATA / "ct" / "pyradiomics"
     if not folder.is_dir():
         print(f"radiomics: volumes left out, there is no folder {folder}")
     else:
@@ -100,7 +100,7 @@ def _first_run() -> None:
 
 def _bag() -> npt.NDArray[np.uint8]:
     """A bag of 2048 px: of a real slide where there is one, else smoothed noise in the colours of H&E."""
-    file = SHARED / "slides" / "CMU-1-Small-Region.svs"
+    file = DATA / "slides" / "CMU-1-Small-Region.svs"
     if file.is_file():
         import openslide
 

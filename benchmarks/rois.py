@@ -1,7 +1,7 @@
 """`rois` against SimpleITK reading the same DICOM series and nothing else, and the peak memory of both.
 
 Each run is a process of its own. SimpleITK reads as its documentation shows: it lists the series' files, which reads
-their headers, then the slices. The series of a real study is taken from the folder that MUMO_SHARED_DATA names,
+their headers, then the slices. The series of a real study is taken from the folder that MUMO_DATA names,
 where set; a larger one, 512 × 512 × 400, is made.
 """
 
@@ -101,7 +101,7 @@ def main() -> None:
         for file in large.iterdir():
             ct_files.change(file, BitsStored=12, HighBit=11)
         series = [("512 × 512 × 400, five boxes", large, "box")]
-        shared = os.environ.get("MUMO_SHARED_DATA")
+        shared = os.environ.get("MUMO_DATA")
         if shared:
             real = Path(shared) / "ct" / "sts_019_dicom_rtstruct"
             series.append(("134 × 136 × 47 (real), one RTSTRUCT", real / "image", str(real / "mask" / "RS.dcm")))

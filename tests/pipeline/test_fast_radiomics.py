@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import math
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,20 @@ def test_compute__refuses_values_that_a_filter_makes_infinite() -> None:
     image = np.zeros((3, 5, 5))
     with pytest.raises(RegionError, match="image type square has values that are not finite"):
         compute(image, np.ones(image.shape, bool), (1.0, 1.0, 1.0), parameters_of({}, {"Square": {}}))
+
+
+def test_compute__memory_is_bounded_by_the_bag() -> None:
+    """A few arrays of the bag at once, whatever the number of image types: under 100 bytes a pixel."""
+    image = gaussian_filter(np.random.default_rng(4).normal(0, 1, (1, 400, 400)), (0, 2, 2)) * 300 + 120
+    mask, parameters = np.ones(image.shape, bool), bag_parameters(RadiomicsSettings())
+    compute(image, mask, (1.0, 1.0, 1.0), parameters)
+    tracemalloc.start()
+    try:
+        compute(image, mask, (1.0, 1.0, 1.0), parameters)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100 * image.size
 
 
 # --- what is not covered ----------------------------------------------------------------------------------------
