@@ -7,11 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 from filelock import FileLock
 
 # Worker processes import stand-in stages and builders from here by name.
 sys.path.insert(0, str(Path(__file__).parent / "support"))
+
+# The same examples in every run; `pytest --hypothesis-profile=exploring` draws new ones.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.register_profile("exploring", derandomize=False, print_blob=True)
+hypothesis.settings.load_profile("repeatable")
 
 # Two cores are shared by the test processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

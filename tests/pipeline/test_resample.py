@@ -44,7 +44,7 @@ def test_prepare__resamples_as_itk_to_the_last_bit(
     voxels.SetSpacing(spacing)
     labels.SetSpacing(spacing)
     expected, region = imageoperations.resampleImage(voxels, labels, **setting)
-    if not sitk.GetArrayFromImage(region).any():
+    if np.count_nonzero(sitk.GetArrayFromImage(region)) < 2:  # refused, as PyRadiomics refuses it
         return
     found = prepare(image, mask, spacing, {**setting, "minimumROIDimensions": 0}).texture
     np.testing.assert_array_equal(found.image, sitk.GetArrayFromImage(expected))
