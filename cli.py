@@ -166,10 +166,10 @@ def extract(
     """
     _set_up_logging(verbose)
     from .config import load_settings
-    from .pipeline.cohort import load_cohort
-    from .pipeline.execute import make_executor
+    from .pipeline.cohorts.cohort import load_cohort
     from .pipeline.extract import Choice, plan_extract
     from .pipeline.extract import extract as run_extract
+    from .pipeline.running.execute import make_executor
     from .pipeline.stages import stage_names
     from .stores.records import Store
     from .terminal import progress_bars
@@ -452,7 +452,7 @@ def radiomics(
     Reads IMAGE and MASK; writes nothing. Returns 0, or 2 when the image or the parameters cannot be used.
     """
     _set_up_logging(verbose)
-    from .pipeline.radiomics_compare import compare_files
+    from .pipeline.omics.compare import compare_files
 
     found = compare_files(image, mask, parameters, label)
     if as_json:
@@ -479,7 +479,7 @@ def export_bags(
     Reads STORE; writes OUT/slide-ID.geojson for QuPath and OUT/slide-ID.xml for ASAP. Returns 0, or 2 when OUT is not
     empty.
     """
-    from .pipeline.export import export_bags as run_export
+    from .pipeline.pathology.export import export_bags as run_export
     from .stores.records import Store
 
     typer.echo(f"{len(run_export(Store.open(store), out))} files: {out}")
@@ -492,7 +492,7 @@ def _set_up_logging(verbose: bool) -> None:
 
 
 def _workers(workers: int | None) -> int:
-    from .pipeline.execute import default_workers
+    from .pipeline.running.execute import default_workers
 
     return default_workers() if workers is None else workers
 

@@ -232,7 +232,7 @@ class EmbedSettings(Section):
     """The `embed` stage: words and lesion views through the backbone."""
 
     backbone: str = "mnasnet1_0"
-    """Name of the network in the registry of `mumo.pipeline.backbone`."""
+    """Name of the network in the registry of `mumo.pipeline.networks.backbone`."""
     weights: str = "imagenet"
     """`imagenet` (torchvision's, checked by SHA-256), `random:SEED` (for demo and tests), or a file's path."""
     weights_sha256: str | None = None

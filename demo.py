@@ -9,9 +9,9 @@ from .config import load_settings
 from .errors import ConfigError
 from .fusion.report import write_report
 from .fusion.train import fit
-from .pipeline.cohort import load_cohort
-from .pipeline.execute import make_executor
+from .pipeline.cohorts.cohort import load_cohort
 from .pipeline.extract import Choice, StageReport, extract
+from .pipeline.running.execute import make_executor
 from .pipeline.synthetic.cohort import write_cohort
 from .stores.records import Store
 from .stores.specs import STAGES

@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from .errors import Problem
     from .pipeline.extract import StageReport
-    from .pipeline.planning import Planned
+    from .pipeline.running.planning import Planned
     from .stores.records import Store
 
 SHOWN_WARNINGS = 5
@@ -41,7 +41,7 @@ def print_plan(plan: list[Planned], as_json: bool) -> None:
 
 def print_estimates(existing: Store | None, store: Path, plan: list[Planned], *, quiet: bool) -> None:
     """What is to do takes so much; raises StoreError when the disk has no room for it."""
-    from .pipeline.estimates import check_room, estimate
+    from .pipeline.running.estimates import check_room, estimate
 
     estimates = estimate(existing, plan)
     for e in () if quiet else estimates:
@@ -60,7 +60,7 @@ def compare_with_cohort(
     from collections import Counter
 
     from .config import load_settings
-    from .pipeline.cohort import load_cohort
+    from .pipeline.cohorts.cohort import load_cohort
     from .pipeline.extract import Choice, plan_extract
     from .stores.records import Store
     from .stores.specs import STAGES

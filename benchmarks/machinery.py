@@ -12,10 +12,10 @@ from typing import Any
 import psutil
 
 from mumo.config import Settings
-from mumo.pipeline.cluster import DaskCluster
-from mumo.pipeline.execute import Executor, InProcess, LocalProcesses, Status
 from mumo.pipeline.extract import Choice, run_stage
-from mumo.pipeline.ledger import Ledger
+from mumo.pipeline.running.cluster import DaskCluster
+from mumo.pipeline.running.execute import Executor, InProcess, LocalProcesses, Status
+from mumo.pipeline.running.ledger import Ledger
 from mumo.pipeline.stage import Item, Source
 from mumo.stores.records import Store
 

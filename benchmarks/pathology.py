@@ -22,9 +22,9 @@ import openslide
 from PIL import Image
 
 from mumo.config import Settings, parse_settings
-from mumo.pipeline.bags import bag_origins, open_bags
-from mumo.pipeline.cohort import Cohort, Slide
-from mumo.pipeline.slides import open_reader
+from mumo.pipeline.cohorts.cohort import Cohort, Slide
+from mumo.pipeline.pathology.bags import bag_origins, open_bags
+from mumo.pipeline.pathology.slides import open_reader
 from mumo.pipeline.tiles import TilesStage
 from mumo.stores import tables
 from mumo.stores.records import Store
@@ -136,8 +136,8 @@ def _embed(folder: Path, slide: Slide) -> None:
     """Words a second of the stage, and of the network alone on random tensors in batches of the same size."""
     import torch
 
-    from mumo.pipeline.backbone import load_backbone, resolve_device
     from mumo.pipeline.embed import EmbedStage
+    from mumo.pipeline.networks.backbone import load_backbone, resolve_device
 
     torch.set_num_threads(1)
     settings = parse_settings({"embed": {"weights": "random:0"}})

@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mumo.config import RadiomicsSettings
-from mumo.pipeline.filters import image_types
-from mumo.pipeline.grey_bags import grey_bag
-from mumo.pipeline.omics_presets import bag_parameters, read_parameter_file
-from mumo.pipeline.radiomics_compare import Comparison, compare
+from mumo.pipeline.omics.compare import Comparison, compare
+from mumo.pipeline.omics.filters import image_types
+from mumo.pipeline.omics.grey_bags import grey_bag
+from mumo.pipeline.omics.presets import bag_parameters, read_parameter_file
 
 ROUNDS = 3
 DATA = Path(os.environ.get("MUMO_DATA", "no-data"))
@@ -35,7 +35,7 @@ import time
 began = time.perf_counter()
 import numpy as np
 from mumo.config import RadiomicsSettings
-from mumo.pipeline.omics_presets import bag_parameters
+from mumo.pipeline.omics.presets import bag_parameters
 from mumo.pipeline.radiomics import extract
 image = np.random.default_rng(0).normal(100, 30, (1, 32, 32))
 extract(image, np.ones(image.shape, bool), (1.0, 1.0, 1.0), bag_parameters(RadiomicsSettings()))

@@ -30,7 +30,7 @@ from ..stores.records import Store
 from . import checkpoint, metrics
 from .members import Done, Member, train_members
 from .predict import prediction_records, read_predictions, save_predictions
-from .splits import centre_folds, draw_folds, fold_split
+from .splits import centre_folds, draw_folds, fold_split, strata_of
 from .tabular import add_tables, table_digests
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _members(
     packed: Packed, settings: Settings, folds: int, seeds: int, by_centre: bool
 ) -> tuple[list[Member], dict[str, str]]:
     """The trainings, and the fold of each patient that is held out in one."""
-    strata = list(zip(packed.labels.tolist(), packed.modalities, packed.centres, strict=True))
+    strata = strata_of(packed)
     own = settings.fit.split
     if by_centre:
         fold_of = centre_folds(packed.patients, packed.centres)

@@ -196,6 +196,8 @@ class ImagingBatch:
     """[unit] int64: region class of a bag, −1 unknown; auxiliary type of a lesion."""
     word_classes: Tensor
     """[unit, word] int64: −1 unknown; [unit, 0] for lesions."""
+    tokens: Tensor | None = None
+    """[unit, d] what the model makes of each unit alone, where that is known already; `features` are then not read."""
 
 
 @dataclass(frozen=True)

@@ -149,11 +149,15 @@ class Gate(nn.Module):
         self.project = nn.Linear(feature_width, width)
 
     def forward(self, features: Tensor, time: Tensor) -> Tensor:
-        """[unit, word, d] of `features` [unit, word, width] float16 and `time` [unit, 3]."""
+        """[unit, word, d] of `features` [unit, word, width] float16 and `time` [unit, 3].
+
+        Features get a gradient where they ask for one, which takes them in the type of the weights.
+        """
         w_features, w_time = torch.split(self.gate.weight, [features.shape[-1], TIME_CLASSES], dim=1)
         weight = torch.cat([self.project.weight, w_features])
         # a program that is exported has no use for the custom product, and no way to say it
-        product = functional.linear if torch.compiler.is_exporting() else _HalfLinear.apply
+        plain = torch.compiler.is_exporting() or features.requires_grad
+        product = functional.linear if plain else _HalfLinear.apply
         mapped = product(features, weight)  # (unit, word, d + 1)
         gate = torch.sigmoid(mapped[..., -1:] + functional.linear(time, w_time, self.gate.bias)[:, None])
         projected: Tensor = gate * mapped[..., :-1] + self.project.bias  # (unit, word, d)
@@ -319,14 +323,30 @@ class PathologyBranch(nn.Module):
         self.units = UnitsToVector(settings, auxiliary_classes(layout.name))
 
     def forward(self, batch: ImagingBatch) -> Encoded:
-        """q and its weights; heads `word` and `bag`."""
-        gated = self.gate(batch.features, batch.time[batch.owner])  # (row, word, d)
-        words = self.attend(gated, rows=batch.rows)  # (bag, word, d)
-        pooled, word_weights = self.pool(words)
+        """q and its weights; heads `word` and `bag`, of which those of words are left out where tokens are given."""
+        if batch.tokens is not None:
+            vector, bag_logits, weights = self.units(batch.tokens, batch)
+            return Encoded(vector, {"bag": bag_logits}, {"units": weights})
+        words, pooled, word_weights = self.read(batch)
         vector, bag_logits, weights = self.units(self.feed_forward(pooled), batch)
         return Encoded(
             vector, {"word": self.classify(words), "bag": bag_logits}, {"words": word_weights, "units": weights}
         )
+
+    def read(self, batch: ImagingBatch, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Words [bag, word, d] that attend to each other, pooled [bag, d] with weights [bag, word].
+
+        `mask` [bag, word] bool says which words are there; none: all.
+        """
+        gated = self.gate(batch.features, batch.time[batch.owner])  # (row, word, d)
+        words = self.attend(gated, mask, rows=batch.rows)  # (bag, word, d)
+        return words, *self.pool(words, mask)
+
+    def tokens(self, batch: ImagingBatch, mask: Tensor | None = None) -> Tensor:
+        """Tokens of bags [bag, d] before bags attend to each other; `mask` as for `read`, where no row stands twice."""
+        pooled = self.read(batch, mask)[1]
+        token: Tensor = self.feed_forward(pooled)
+        return token
 
 
 class RadiologyBranch(nn.Module):
@@ -339,10 +359,14 @@ class RadiologyBranch(nn.Module):
 
     def forward(self, batch: ImagingBatch) -> Encoded:
         """q and its weights; head `lesion`."""
-        gated = self.gate(batch.features, batch.time[batch.owner])[:, 0]  # (row, 1, d) → (row, d)
-        lesions = repeat_rows(gated, batch.rows)  # (lesion, d)
+        lesions = self.tokens(batch) if batch.tokens is None else batch.tokens
         vector, logits, weights = self.units(lesions, batch)
         return Encoded(vector, {"lesion": logits}, {"units": weights})
+
+    def tokens(self, batch: ImagingBatch) -> Tensor:
+        """Tokens of lesions [lesion, d] before lesions attend to each other."""
+        gated = self.gate(batch.features, batch.time[batch.owner])[:, 0]  # (row, 1, d) → (row, d)
+        return repeat_rows(gated, batch.rows)  # (lesion, d)
 
 
 class TableBranch(nn.Module):

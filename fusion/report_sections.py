@@ -284,7 +284,7 @@ def _split(split: Mapping[str, Any], fit: Mapping[str, Any], run: Mapping[str, A
             "patients chose its weights and threshold."
         )
     shares = f"validation {split.get('validation')}, test {split.get('test')}"
-    return f"By patient, stratified by label, imaging and centre: {shares}; seed {split.get('seed', fit.get('seed'))}."
+    return f"By patient, stratified by label: {shares}; seed {split.get('seed', fit.get('seed'))}."
 
 
 def limits(files: RunFiles, present: Sequence[str], main: str | None) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..config import Settings
 from ..errors import CohortError, Problem
 from ..stores.specs import STAGES
-from .cohort import Cohort, load_cohort, missing_files
+from .cohorts.cohort import Cohort, load_cohort, missing_files
 from .stages import get_stage
 
 

@@ -20,8 +20,8 @@ from ..errors import CohortError, InputError
 from ..stores.records import fingerprint
 from ..stores.specs import CODES_SCHEMA, IMAGES, MEASURES, PATIENTS, CodeGroup, CodeSpec
 from ..stores.tables import write_rows, write_table
-from .cohort import Cohort, Patient, load_cohort
-from .fields import (
+from .cohorts.cohort import Cohort, Patient, load_cohort
+from .cohorts.fields import (
     DIFFERENTIATION,
     LAUREN,
     LINE,

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from ..errors import ConfigError, InputError, Problem, StoreError
 from ..stores import arrays
 from ..stores.specs import LESION_CROPS, LESION_FEATURES, WORD_FEATURES, ArraySpec
-from .backbone import Backbone, embed_images, image_tensor, load_backbone, resolve_device, weights_identity
-from .bags import BagOrigin, Bags, bag_origins, open_bags
+from .networks.backbone import Backbone, embed_images, image_tensor, load_backbone, resolve_device, weights_identity
+from .pathology.bags import BagOrigin, Bags, bag_origins, open_bags
 from .read_ahead import read_ahead
 from .stage import Item, Outcome, Stage, Upstream
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ..config import Settings
     from ..stores.records import Store
-    from .cohort import Cohort
+    from .cohorts.cohort import Cohort
 
 Span = tuple[int, int]
 """First bag or lesion of a batch, and the one after its last."""

@@ -11,13 +11,13 @@ from ..config import Settings
 from ..errors import ConfigError
 from ..stores.leases import Leases
 from ..stores.records import Store
-from .cohort import Cohort
-from .estimates import check_room, estimate
-from .execute import Executor, Status, Task
-from .ledger import Ledger
-from .planning import Planned, plan_items
-from .sharing import Sharing
-from .sources import SourceDigests
+from .cohorts.cohort import Cohort
+from .running.estimates import check_room, estimate
+from .running.execute import Executor, Status, Task
+from .running.ledger import Ledger
+from .running.planning import Planned, plan_items
+from .running.sharing import Sharing
+from .running.sources import SourceDigests
 from .stage import Item, Stage
 from .stages import get_stage
 

@@ -1,7 +1,7 @@
 """The `radiomics` stage: intensity and texture features of bags and lesions, under PyRadiomics' names.
 
-`extract` computes one region, by one of two engines with the same values: `fast` (see `fast_radiomics`) or PyRadiomics
-itself (`omics_pyradiomics`). What is accepted, and what PyRadiomics does with it:
+`extract` computes one region by one of two engines with the same values: `fast` (`omics.fast_engine`) or PyRadiomics
+itself (`omics.pyradiomics_engine`). What is accepted, and what PyRadiomics does with it:
 
 - Values that are not finite anywhere in the image, an empty or one-voxel mask, and a region of one value are refused
   with a reason. PyRadiomics would raise from deep inside for the first two, and return numbers without meaning for
@@ -31,15 +31,15 @@ import zarr
 from ..errors import ConfigError, Problem, RegionError, StoreError
 from ..stores import arrays, tables
 from ..stores.specs import BAGS, LESION_INTENSITY, LESION_MASK, OMICS
-from .bags import BagOrigin, SlideFile, bag_origins, open_bags
-from .grey_bags import area_average, grey_bag
-from .omics_presets import Parameters, bag_parameters, lesion_parameters
+from .omics.grey_bags import area_average, grey_bag
+from .omics.presets import Parameters, bag_parameters, lesion_parameters
+from .pathology.bags import BagOrigin, SlideFile, bag_origins, open_bags
 from .stage import Item, Outcome, Stage, Upstream
 
 if TYPE_CHECKING:
     from ..config import RadiomicsSettings, Settings
     from ..stores.records import Store
-    from .cohort import Cohort
+    from .cohorts.cohort import Cohort
 
 logger = logging.getLogger(__name__)
 
@@ -92,12 +92,12 @@ def extract(
         raise RegionError(reason)
     values = image if np.issubdtype(image.dtype, np.integer) else image.astype(np.float64, copy=False)
     if usable_engine(parameters, engine)[0] == "fast":
-        from . import fast_radiomics
+        from .omics import fast_engine
 
-        return fast_radiomics.compute(values, region, spacing_mm, parameters)
-    from . import omics_pyradiomics
+        return fast_engine.compute(values, region, spacing_mm, parameters)
+    from .omics import pyradiomics_engine
 
-    return omics_pyradiomics.compute(values, region, spacing_mm, parameters)
+    return pyradiomics_engine.compute(values, region, spacing_mm, parameters)
 
 
 @functools.lru_cache(maxsize=16)
@@ -105,7 +105,7 @@ def usable_engine(parameters: Parameters, wanted: Engine) -> tuple[Engine, str]:
     """The engine that computes these parameters, and why it is not the wanted one; nothing where it is."""
     if wanted == "pyradiomics":
         return wanted, ""
-    from .fast_radiomics import unsupported
+    from .omics.fast_engine import unsupported
 
     reason = unsupported(parameters)
     return ("pyradiomics", reason) if reason else ("fast", "")
@@ -379,7 +379,7 @@ class RegionJob:
 
 
 def _summary(rows: list[Row], job: RegionJob) -> dict[str, Any]:
-    from .omics_pyradiomics import VERSION
+    from .omics.pyradiomics_engine import VERSION
 
     reasons = [row.reason for row in rows if row.reason]
     warnings = []

@@ -20,10 +20,10 @@ from ..stores.arrays import create_array, create_group, write_array
 from ..stores.records import Store
 from ..stores.specs import LESION_CROPS, LESION_INTENSITY, LESION_MASK, LESIONS, WINDOWS
 from ..stores.tables import read_rows, write_table
-from .contact import Strip, lesion_strip, write_sheet
-from .crops import crop_frame, crop_planes, draw_view, neighbouring_slices, widest_slice, windowed
-from .geometry import Geometry, ImageError
-from .lesions import (
+from .radiology.contact import Strip, lesion_strip, write_sheet
+from .radiology.crops import crop_frame, crop_planes, draw_view, neighbouring_slices, widest_slice, windowed
+from .radiology.geometry import Geometry, ImageError
+from .radiology.lesions import (
     LesionMask,
     box_region,
     given_mask,
@@ -34,16 +34,16 @@ from .lesions import (
     study_inputs,
     study_sources,
 )
-from .masks import LabelReader
-from .segment import load_network
+from .radiology.masks import LabelReader
+from .radiology.segment import load_network
+from .radiology.volumes import Volume, read_geometry
 from .stage import Item, Outcome, Stage, Upstream
-from .volumes import Volume, read_geometry
 from .windows import find_window
 
 if TYPE_CHECKING:
     import zarr
 
-    from .cohort import Cohort, CtStudy, Lesion
+    from .cohorts.cohort import Cohort, CtStudy, Lesion
 
 
 SATURATED_HU = 3071

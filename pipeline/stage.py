@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..config import Settings
     from ..errors import Problem
     from ..stores.records import Store
-    from .cohort import Cohort
+    from .cohorts.cohort import Cohort
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,16 @@ from ..errors import ConfigError, MumoError, Problem
 from ..stores import arrays, tables
 from ..stores.records import Store
 from ..stores.specs import BAG_PIXELS, BAGS, ArraySpec
-from .annotations import check_place, classify, read_annotations
-from .bags import Colour, recolour, write_recipe
-from .cohort import Cohort, Slide
-from .colours import colour_of, look_at, target_of
-from .crossings import cannot_be_joined
-from .layout import Bag, Regions, bag_side_level0, plan_bags
-from .quality import Sample, sampled, shrink, write_quality
+from .cohorts.cohort import Cohort, Slide
+from .pathology.annotations import check_place, classify, read_annotations
+from .pathology.bags import Colour, recolour, write_recipe
+from .pathology.colours import colour_of, look_at, target_of
+from .pathology.crossings import cannot_be_joined
+from .pathology.layout import Bag, Regions, bag_side_level0, plan_bags
+from .pathology.quality import Sample, sampled, shrink, write_quality
+from .pathology.regions import LABEL_SUFFIXES, PolygonRegions, read_label_regions
+from .pathology.slides import RgbImage, SlideError, SlideReader, open_reader, slide_sources
 from .read_ahead import read_ahead
-from .regions import LABEL_SUFFIXES, PolygonRegions, read_label_regions
-from .slides import RgbImage, SlideError, SlideReader, open_reader, slide_sources
 from .stage import Item, Outcome, Source, Stage
 
 _CHUNK_ROWS = 512

@@ -20,12 +20,12 @@ from ..errors import ConfigError, InputError, Problem, StoreError
 from ..stores.records import Store
 from ..stores.specs import HISTOGRAMS, WINDOWS
 from ..stores.tables import read_rows, write_table
-from .lesions import lesion_mask, read_study, rois_settings, study_inputs, study_sources
-from .masks import LabelReader
+from .radiology.lesions import lesion_mask, read_study, rois_settings, study_inputs, study_sources
+from .radiology.masks import LabelReader
 from .stage import Item, Outcome, Source, Stage, Upstream
 
 if TYPE_CHECKING:
-    from .cohort import Cohort, CtStudy
+    from .cohorts.cohort import Cohort, CtStudy
 
 Row = dict[str, Any]
 
@@ -111,7 +111,7 @@ class WindowsStage(Stage):
             rows = fit_windows(histograms, settings.windows)
             summary = {"lesions": len(histograms), "patients": len({row["patient"] for row in histograms})}
             if histograms:
-                from .window_picture import write_picture
+                from .radiology.window_picture import write_picture
 
                 write_picture(out / "windows.png", histograms, rows)
         write_table(out / "windows.parquet", rows, WINDOWS)

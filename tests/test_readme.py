@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mumo.pipeline.cohort import load_cohort
+from mumo.pipeline.cohorts.cohort import load_cohort
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

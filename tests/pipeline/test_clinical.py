@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mumo.config import ClinicalSettings, Settings
 from mumo.errors import CohortError, InputError
 from mumo.pipeline.clinical import ClinicalStage, code_specs, encode, label, tenth
-from mumo.pipeline.cohort import load_cohort
+from mumo.pipeline.cohorts.cohort import load_cohort
 from mumo.stores.records import Store
 from mumo.stores.specs import MEASURES, PATIENTS
 from mumo.stores.tables import read_rows

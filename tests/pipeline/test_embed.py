@@ -15,8 +15,8 @@ import torchvision
 from mumo.config import EmbedSettings, RunSettings, Settings
 from mumo.errors import InputError, StoreError
 from mumo.pipeline import embed
-from mumo.pipeline.backbone import embed_images, load_backbone
 from mumo.pipeline.embed import EmbedStage, ImageSource, batch_spans, cut_words, write_features
+from mumo.pipeline.networks.backbone import embed_images, load_backbone
 from mumo.pipeline.stage import Upstream
 from mumo.stores import arrays
 from mumo.stores.records import Store
@@ -65,7 +65,7 @@ def out(tmp_path: Path) -> Path:
 
 def reference(images: np.ndarray) -> np.ndarray:
     """Features by torchvision alone: its network with the same tensors, its own normalisation, one image at a time."""
-    from mumo.pipeline.random_weights import randomise
+    from mumo.pipeline.networks.random_weights import randomise
 
     model = torchvision.models.mnasnet1_0(weights=None)
     model.classifier[1] = torch.nn.Identity()

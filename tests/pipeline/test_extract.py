@@ -12,12 +12,12 @@ from stand_in_stages import Copying, Counting, Tallying, make_items
 
 from mumo.config import Settings
 from mumo.errors import ConfigError, StoreError
-from mumo.pipeline.estimates import check_room, estimate
-from mumo.pipeline.execute import InProcess, Status
 from mumo.pipeline.extract import Choice, StageReport, run_stage
-from mumo.pipeline.planning import plan_items
-from mumo.pipeline.sharing import Sharing
-from mumo.pipeline.sources import SourceDigests, digest_source
+from mumo.pipeline.running.estimates import check_room, estimate
+from mumo.pipeline.running.execute import InProcess, Status
+from mumo.pipeline.running.planning import plan_items
+from mumo.pipeline.running.sharing import Sharing
+from mumo.pipeline.running.sources import SourceDigests, digest_source
 from mumo.pipeline.stage import Item, Source, Stage, Upstream
 from mumo.stores.leases import Leases
 from mumo.stores.records import Store

@@ -22,14 +22,14 @@ from scipy.ndimage import gaussian_filter
 
 from mumo.config import RadiomicsSettings, Settings
 from mumo.errors import ConfigError, RegionError, StoreError
-from mumo.pipeline.omics_presets import (
+from mumo.pipeline.omics.presets import (
     bag_parameters,
     lesion_parameters,
     mumo_736,
     parse_parameters,
     read_parameter_file,
 )
-from mumo.pipeline.omics_pyradiomics import discretise
+from mumo.pipeline.omics.pyradiomics_engine import discretise
 from mumo.pipeline.radiomics import (
     BAG_SPACING,
     Engine,

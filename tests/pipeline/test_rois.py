@@ -16,8 +16,8 @@ import SimpleITK as sitk
 from pydicom._dicom_dict import DicomDictionary
 
 from mumo.config import Settings, parse_settings
-from mumo.pipeline.cohort import Cohort, CtStudy
-from mumo.pipeline.contact import PANEL_PX
+from mumo.pipeline.cohorts.cohort import Cohort, CtStudy
+from mumo.pipeline.radiology.contact import PANEL_PX
 from mumo.pipeline.rois import RoisStage
 from mumo.pipeline.windows import WindowsStage
 from mumo.stores.arrays import open_array, open_group

@@ -21,10 +21,10 @@ from skimage.color import rgb2lab
 
 from mumo.config import Settings, parse_settings
 from mumo.errors import ConfigError, InputError
-from mumo.pipeline.cohort import Cohort, Slide
-from mumo.pipeline.layout import bag_side_level0, plan_bags
-from mumo.pipeline.regions import PolygonRegions
-from mumo.pipeline.slides import Resolution, SlideReader
+from mumo.pipeline.cohorts.cohort import Cohort, Slide
+from mumo.pipeline.pathology.layout import bag_side_level0, plan_bags
+from mumo.pipeline.pathology.regions import PolygonRegions
+from mumo.pipeline.pathology.slides import Resolution, SlideReader
 from mumo.pipeline.stage import Outcome
 from mumo.pipeline.tiles import TilesStage
 from mumo.stores import arrays, tables
@@ -515,7 +515,7 @@ _MEASURE = """
 import re, sys, tempfile
 from pathlib import Path
 from mumo.config import parse_settings
-from mumo.pipeline.cohort import Cohort, Slide
+from mumo.pipeline.cohorts.cohort import Cohort, Slide
 from mumo.pipeline.tiles import TilesStage
 from mumo.stores.records import Store
 settings = parse_settings({"tiles": {"bag_px": 512, "word_px": 64}})

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mumo.config import Settings, WindowsSettings, parse_settings
 from mumo.errors import ConfigError, InputError
-from mumo.pipeline.cohort import Cohort
+from mumo.pipeline.cohorts.cohort import Cohort
 from mumo.pipeline.windows import (
     WindowsStage,
     find_window,

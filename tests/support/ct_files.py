@@ -25,9 +25,9 @@ from pydicom.uid import (
 from skimage.measure import find_contours
 
 from mumo.config import Settings
-from mumo.pipeline.cohort import Cohort, CtStudy, Lesion
-from mumo.pipeline.execute import InProcess
+from mumo.pipeline.cohorts.cohort import Cohort, CtStudy, Lesion
 from mumo.pipeline.extract import Choice, StageReport, run_stage
+from mumo.pipeline.running.execute import InProcess
 from mumo.pipeline.stage import Stage
 from mumo.stores.records import Store
 

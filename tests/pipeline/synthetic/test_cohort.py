@@ -8,7 +8,7 @@ import pytest
 
 from mumo.config import load_settings
 from mumo.errors import ConfigError
-from mumo.pipeline.cohort import load_cohort
+from mumo.pipeline.cohorts.cohort import load_cohort
 from mumo.pipeline.synthetic import cohort as synthetic
 from mumo.pipeline.synthetic.clinical import draw_information, draw_pathology_report, draw_radiology_report
 from mumo.pipeline.synthetic.ct import MADE_UP_IDENTIFIERS

@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mumo.pipeline.cohort import load_cohort
+from mumo.pipeline.cohorts.cohort import load_cohort
 from mumo.pipeline.synthetic.anatomy import render_volume
 from mumo.pipeline.synthetic.cohort import write_cohort
 from mumo.pipeline.synthetic.plan import CohortPlan, plan_cohort

@@ -1,0 +1,1 @@
+"""Networks for deep features and their weights."""

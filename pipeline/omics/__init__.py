@@ -1,0 +1,1 @@
+"""Radiomics features: PyRadiomics' values, by its own code or by fast kernels."""

@@ -1,0 +1,1 @@
+"""Slides: reading, annotations and tissue, bags, colour, quality pictures."""

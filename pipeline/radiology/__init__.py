@@ -1,0 +1,1 @@
+"""CT: volumes in any format, lesions and their masks, crops, pictures for checking."""

@@ -1,0 +1,240 @@
+"""Runs tasks on an existing Dask cluster; on each worker, items run in child processes.
+
+Workers may come and go. An item whose worker was lost runs again elsewhere; items are never blamed for that before
+it has happened `run.max_attempts` times beyond what the scheduler itself allows. A cluster without a worker that may
+take the items, and a scheduler that is gone, end the run with an error instead of a wait for ever.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import queue
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from distributed import Client, Security, get_worker
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from ... import __version__
+from ...config import Settings
+from ...errors import ConfigError, MumoError
+from .isolation import ChildPool, Loss, Request, as_status, make_request
+from .tasks import Status, Task, record_failure
+
+_log = logging.getLogger(__name__)
+_CONNECT_TIMEOUT_S = 10
+_LOOK_EVERY_S = 5.0
+
+
+class Isolation(WorkerPlugin):
+    """Gives a worker its children; one plugin a run, so that runs on one cluster do not end each other's."""
+
+    def __init__(self, name: str, version: str) -> None:
+        self.name, self._version = name, version
+        self.children: ChildPool | None = None
+
+    def setup(self, worker: Any) -> None:
+        """Called on every worker, those that come later included."""
+        if self._version != __version__:
+            raise MumoError(f"this worker has mumo {__version__}, the run is of {self._version}; use one environment")
+        self.children = ChildPool()
+
+    def teardown(self, worker: Any) -> None:
+        """Called when the run or the worker ends."""
+        if self.children is not None:
+            self.children.close()
+
+
+def compute_on_worker(request: Request, plugin: str) -> Status | Loss:
+    """What runs in a worker's thread: the item, in a child of the worker."""
+    worker: Any = get_worker()
+    children: ChildPool = worker.plugins[plugin].children
+    return children.compute(request)
+
+
+@dataclass
+class DaskCluster:
+    """Runs tasks on an existing Dask cluster, given by its scheduler's address or scheduler file."""
+
+    scheduler: str
+    settings: Settings
+    insecure: bool = False
+    """Allow a scheduler on another machine without TLS."""
+    where: str = field(default="", init=False)
+    _client: Any = field(default=None, init=False)
+    _plugin: str = field(default="", init=False)
+
+    def __enter__(self) -> Self:
+        address = scheduler_address(self.scheduler)
+        check_address(address, allowed=self.insecure or self.settings.run.trusted_network)
+        try:
+            self._client = Client(address, timeout=_CONNECT_TIMEOUT_S, security=_security(address, self.settings))
+        except (OSError, TimeoutError) as error:
+            raise MumoError(f"no Dask scheduler answers at {address}: {error}; is it running?") from error
+        self._plugin = f"mumo-{uuid.uuid4().hex[:8]}"
+        try:
+            self._client.register_plugin(Isolation(self._plugin, __version__))
+        except Exception as error:
+            self._client.close()
+            raise MumoError(
+                f"the workers at {address} cannot run mumo {__version__}: {type(error).__name__}: {error}; "
+                "scheduler, workers and this command need the same environment"
+            ) from error
+        self.where = f"Dask cluster at {address}, dashboard {self._client.dashboard_link}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._client.unregister_worker_plugin(self._plugin)
+        except Exception as error:  # noqa: BLE001 - a scheduler that is gone takes its plugins along
+            _log.debug("plugin not taken back: %s", error)
+        self._client.close()
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Status]:
+        """Run every task; each yields exactly one status. Tasks are taken from the iterable as they are needed.
+
+        Raises:
+            MumoError: the scheduler is gone, or no worker that may take the items has been there for long.
+        """
+        run = _Run(self._client, self._plugin, self.settings)
+        try:
+            yield from run.statuses(iter(tasks))
+        finally:
+            run.cancel()
+
+
+class _Run:
+    """The state of one `run`: what is on the cluster, and how often each item's worker was lost."""
+
+    def __init__(self, client: Any, plugin: str, settings: Settings) -> None:
+        self._client, self._plugin, self._settings = client, plugin, settings
+        self._running: dict[Any, tuple[Task, int]] = {}
+        self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._last_seen = time.monotonic()
+
+    def statuses(self, tasks: Iterator[Task]) -> Iterator[Status]:
+        window = max(self._settings.run.window, 2 * sum(self._client.nthreads().values()))
+        while True:
+            while len(self._running) < window and (task := next(tasks, None)) is not None:
+                self._submit(task, 1)
+            if not self._running:
+                return
+            try:
+                future = self._ended.get(timeout=_LOOK_EVERY_S)
+            except queue.Empty:
+                self._look()
+                continue
+            status = self._settle(future)
+            if status is not None:
+                yield status
+
+    def cancel(self) -> None:
+        """Take back what has not ended; nothing when everything has."""
+        if self._running and self._client.status == "running":
+            self._client.cancel(list(self._running))
+
+    def _submit(self, task: Task, attempt: int) -> None:
+        item, resource = task.planned.item, self._settings.run.embed_resource
+        future = self._client.submit(
+            compute_on_worker,
+            make_request(task),
+            self._plugin,
+            key=f"{item.stage}-{item.item}-{uuid.uuid4().hex[:8]}",
+            pure=False,
+            retries=0,
+            resources={resource: 1} if resource and item.stage == "embed" else None,
+        )
+        self._running[future] = (task, attempt)
+        future.add_done_callback(self._ended.put)
+
+    def _settle(self, future: Any) -> Status | None:
+        """The status of a task that ended, or none when it was handed in again."""
+        task, attempt = self._running.pop(future)
+        self._last_seen = time.monotonic()
+        if future.status == "finished":
+            return as_status(task, future.result())
+        if future.status in ("pending", "lost") and self._client.status == "running":
+            # the worker died with the result before it was fetched: the scheduler has another compute it again
+            self._running[future] = (task, attempt)
+            future.add_done_callback(self._ended.put)
+            return None
+        if future.status != "error":
+            raise MumoError("the connection to the scheduler was lost; what was finished is kept, run it again")
+        error = future.exception()
+        if attempt < self._settings.run.max_attempts:
+            _log.warning("%s: lost with its worker, handed in again (%s)", task.planned.item.item, type(error).__name__)
+            self._submit(task, attempt + 1)
+            return None
+        message = f"no worker could run it in {attempt} attempts: {type(error).__name__}: {error}"
+        return record_failure(task, "WorkerLost", message, 0.0, attempt)
+
+    def _look(self) -> None:
+        """Called when nothing has ended for a while: is there still someone who can work?"""
+        if self._client.status != "running":
+            raise MumoError("the connection to the scheduler was lost; what was finished is kept, run it again")
+        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        resource = self._settings.run.embed_resource
+        needed = bool(resource) and any(task.planned.item.stage == "embed" for task, _ in self._running.values())
+        if any(not needed or resource in worker["resources"] for worker in workers):
+            self._last_seen = time.monotonic()
+        waited = time.monotonic() - self._last_seen
+        if waited > self._settings.run.worker_wait_s:
+            kind = f"worker with the resource {resource!r}" if needed else "worker"
+            raise MumoError(f"the cluster has had no {kind} for {waited:.0f} s; start one, or change run.worker_wait_s")
+
+
+def scheduler_address(scheduler: str) -> str:
+    """The address that a command line means: itself, or what a scheduler file says."""
+    if not scheduler.endswith(".json"):
+        return scheduler
+    try:
+        return str(json.loads(Path(scheduler).read_text(encoding="utf-8"))["address"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"scheduler file {scheduler}: cannot be read: {type(error).__name__}: {error}") from error
+
+
+def check_address(address: str, *, allowed: bool) -> None:
+    """Refuse a scheduler on another machine without TLS, unless it is allowed.
+
+    Raises:
+        ConfigError: the address is no `tcp://` or `tls://` address, or names another machine without TLS.
+    """
+    parts = urlsplit(address if "://" in address else f"tcp://{address}")
+    if parts.scheme == "tls":
+        return
+    if parts.scheme != "tcp":
+        raise ConfigError(f"scheduler {address}: expected tcp://HOST:PORT, tls://HOST:PORT or a scheduler file (.json)")
+    host = parts.hostname or ""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    if not (local or allowed):
+        raise ConfigError(
+            f"scheduler {address}: is on another machine and without TLS; whoever reaches it can run code there. "
+            "Use tls://, or say --insecure (or run.trusted_network=true) when the network is trusted; see SECURITY.md"
+        )
+
+
+def _security(address: str, settings: Settings) -> Any:
+    """For `tls://`: certificates from mumo's settings where they say something, else from Dask's own configuration."""
+    if not address.startswith("tls://"):
+        return None
+    run = settings.run
+    files = {"tls_ca_file": run.tls_ca_file, "tls_client_cert": run.tls_cert, "tls_client_key": run.tls_key}
+    given = {name: str(file.expanduser()) for name, file in files.items() if file is not None}
+    security = Security(require_encryption=True, **given)
+    for name in files:
+        file = getattr(security, name)
+        if file is None or not Path(file).is_file():
+            setting = f"run.{name.replace('_client', '')}"
+            found = "nothing" if file is None else f"{file}, which is no file"
+            raise ConfigError(f"scheduler {address}: TLS needs a certificate file in {setting}, found {found}")
+    return security
