@@ -249,7 +249,9 @@ def fit(
     folds: Annotated[
         int, typer.Option(help="Stratified folds: each patient is predicted by models that have not seen it.")
     ] = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings a fold, whose predictions are averaged.")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Trainings, or trainings a fold, whose predictions are averaged.")
+    ] = 1,
     leave_one_centre_out: Annotated[bool, typer.Option("--leave-one-centre-out", help="One fold a centre.")] = False,
     workers: Workers = None,
     resume: Resume = False,
@@ -260,20 +262,20 @@ def fit(
     """Train MuMo on a store: once, or many times with --folds and --seeds.
 
     Reads STORE; writes the packed features into it once, and everything about the run into RUN: weights, settings,
-    split, log, predictions, metrics, a model card. With folds, RUN/members holds a run each, and RUN the predictions
-    of all patients out of fold with their metrics and the spread between seeds and folds. Returns 0, or 2 when the
-    store cannot be trained on.
+    split, log, predictions, metrics, a model card. Of an ensemble, RUN/members holds a run each, and RUN the mean
+    predictions over seeds (with folds, of all patients out of fold) with their metrics and the spread between seeds
+    and folds. Returns 0, or 2 when the store cannot be trained on.
     """
     _set_up_logging(verbose)
     from .config import load_settings
-    from .fusion.crossfit import fit_folds
+    from .fusion.seeds import fit_many
     from .fusion.train import fit as run_fit
     from .terminal import epoch_bar, member_bar
 
     settings = load_settings(config, assignments or ())
     if folds or seeds > 1 or leave_one_centre_out:
         with member_bar() as said:
-            metrics = fit_folds(
+            metrics = fit_many(
                 store, run, settings, folds=folds, seeds=seeds, by_centre=leave_one_centre_out, device=device,
                 workers=workers, force=force, resume=resume, done=said,
             )  # fmt: skip
@@ -281,10 +283,6 @@ def fit(
         with epoch_bar() as bar:
             metrics = run_fit(store, run, settings, device=device, force=force, resume=resume, progress=bar)
     print_metrics(metrics, as_json)
-    if "spread" in metrics and not as_json:
-        for what in ("seeds", "folds"):
-            found = metrics["spread"][what]
-            typer.echo(f"AUC of {what}: mean {found['mean']:.3f}, {found['low']:.3f} to {found['high']:.3f}")
     typer.echo(f"run: {run}", err=as_json)
 
 

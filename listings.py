@@ -116,12 +116,26 @@ def print_reports(reports: list[StageReport], as_json: bool) -> None:
 
 
 def print_metrics(metrics: dict[str, Any], as_json: bool) -> None:
-    """The AUC of every part of a run."""
+    """The AUC of every part of a run with what the part was used for, and the spread of an ensemble."""
     if as_json:
         typer.echo(json.dumps(metrics))
         return
     from .terminal import format_interval
 
+    roles: dict[str, list[str]] = {"train": ["fitted to"]}
+    for what, part in metrics["chosen_on"].items():
+        roles.setdefault(part, []).append(f"chose the {what}")
     for part, values in metrics["parts"].items():
         shown = format_interval(values["auc"])
-        typer.echo(f"{part}: {values['patients']} patients, {values['labelled']} labelled, AUC {shown}")
+        role = "; ".join(roles.get(part, [])) or "held out from everything"
+        typer.echo(f"{part}: {values['patients']} patients, {values['labelled']} labelled, AUC {shown}  [{role}]")
+    if metrics["headline"] is None:
+        typer.echo(
+            "nobody was held out from everything, so every AUC above is optimistic: set fit.split.test, or use --folds"
+        )
+    for part in metrics["parts"].values():
+        if "auc_within_folds" in part:
+            typer.echo(f"AUC of pairs within a fold: {format_interval(part['auc_within_folds'])}")
+    for what in ("seeds", "folds"):
+        if found := metrics.get("spread", {}).get(what):
+            typer.echo(f"AUC of {what}: mean {found['mean']:.3f}, {found['low']:.3f} to {found['high']:.3f}")

@@ -93,21 +93,11 @@ def ablate(
         "tables": table_digests(settings.fit.tables),
         "members": [member.name for member in members],
     }
-    checkpoint.check_same(run, info, ("store_digest", "tables"), resume=resume)
-    if resume:
-        run.mkdir(parents=True, exist_ok=True)
-        checkpoint.mark_running(run, info)
-    else:
-        checkpoint.begin(run, info, force=force)
-    try:
+    with checkpoint.taking(run, info, ("store_digest", "tables"), force=force, resume=resume):
         train_members(store, run, members, device=device, workers=workers, resume=resume, done=done)
         table = compare(run, {name: [m for m in members if m.name.startswith(f"{name}-seed-")] for name in chosen})
         checkpoint.write_atomically(run / "ablations.parquet", lambda file: table.to_parquet(file, index=False))
         checkpoint.write_json(run / "ablations.json", table.to_dict("records"))
-        checkpoint.finish(run, info)
-    except BaseException as error:
-        checkpoint.fail(run, info, error)
-        raise
     return table
 
 

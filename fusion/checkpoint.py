@@ -24,7 +24,8 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -50,6 +51,7 @@ _FILES = (
     "config.json",
     "inputs.json",
     "split.csv",
+    "folds.csv",
     "history.jsonl",
     "model.safetensors",
     "scaler.safetensors",
@@ -159,6 +161,39 @@ def check_same(run: Path, info: Mapping[str, Any], names: Iterable[str], *, resu
             f"{run}: cannot be resumed, because these are not what it was started with: {', '.join(differs)}; "
             "give what it was started with, or start again with --force"
         )
+
+
+@contextmanager
+def taking(
+    run: Path, info: Mapping[str, Any], names: Iterable[str], *, force: bool, resume: bool
+) -> Iterator[dict[str, Any]]:
+    """Hold the folder of many trainings: begun or resumed on entry, marked as finished or failed at the end.
+
+    Args:
+        run: the folder.
+        info: what run.json says.
+        names: entries of `info` that must be the same to resume.
+        force, resume: as for `train.fit`.
+
+    Yields:
+        Where to put what run.json says of a finished run besides.
+
+    Raises:
+        FitError: the folder is taken, or cannot be resumed.
+    """
+    check_same(run, info, names, resume=resume)
+    if resume:
+        run.mkdir(parents=True, exist_ok=True)
+        mark_running(run, info)
+    else:
+        begin(run, info, force=force)
+    found: dict[str, Any] = {}
+    try:
+        yield found
+        finish(run, {**info, **found})
+    except BaseException as error:
+        fail(run, info, error)
+        raise
 
 
 def read_metrics(run: Path) -> dict[str, Any]:
@@ -295,7 +330,7 @@ def save_inputs(run: Path, layout: Layout, codes: Mapping[str, Codes]) -> None:
 
 
 def member_folders(run: Path) -> list[Path]:
-    """The folders of the models that predict together: the run's own, or those of its members over folds.
+    """The folders of the models that predict together: the run's own, or those of the members of an ensemble.
 
     Raises:
         FitError: no finished run there, or ablations, which are no one model.
@@ -309,6 +344,13 @@ def member_folders(run: Path) -> list[Path]:
     if info.get("status") != "finished":
         raise FitError(f"{run}: the run is {info.get('status')}, expected finished; run `mumo fit --resume` again")
     return [run / "members" / name for name in info["members"]]
+
+
+def ensemble_threshold(run: Path) -> float | None:
+    """The threshold of an ensemble of seeds on one split; none where every member has its own, or nobody has one."""
+    info = _read_json(run / "run.json")
+    found = info.get("threshold") if info.get("kind") == "ensemble" else None
+    return None if found is None else float(found)
 
 
 def load_run(run: Path) -> LoadedRun:

@@ -27,7 +27,7 @@ from ..errors import FitError
 from ..stores.pack import pack
 from ..stores.packed import Packed
 from ..stores.records import Store
-from . import checkpoint, metrics
+from . import checkpoint, metrics, train
 from .members import Done, Member, train_members
 from .predict import prediction_records, read_predictions, save_predictions
 from .splits import centre_folds, draw_folds, fold_split, strata_of
@@ -88,25 +88,16 @@ def fit_folds(
         "seeds": seeds,
         "members": [member.name for member in members],
     }
-    checkpoint.check_same(run, info, ("store_digest", "tables", "members"), resume=resume)
-    if resume:
-        run.mkdir(parents=True, exist_ok=True)
-        checkpoint.mark_running(run, info)
-    else:
-        checkpoint.begin(run, info, force=force)
-    checkpoint.write_atomically(run / "folds.csv", lambda file: _write_folds(file, fold_of))
-    checkpoint.save_config(run, settings.model, settings.fit)
-    try:
+    with checkpoint.taking(run, info, ("store_digest", "tables", "members"), force=force, resume=resume) as found:
+        checkpoint.write_atomically(run / "folds.csv", lambda file: _write_folds(file, fold_of))
+        checkpoint.save_config(run, settings.model, settings.fit)
         train_members(store, run, members, device=device, workers=workers, resume=resume, done=done)
         pooled, thresholds, seeds_apart = pool(run, members, fold_of)
         evaluated = evaluate_pooled(pooled, thresholds, fold_of, settings)
         evaluated["spread"] = spread(seeds_apart, fold_of)
         save_predictions(run / "predictions.parquet", prediction_records(pooled))
         checkpoint.write_json(run / "metrics.json", evaluated)
-        checkpoint.finish(run, info | {"thresholds": thresholds})
-    except BaseException as error:
-        checkpoint.fail(run, info, error)
-        raise
+        found["thresholds"] = thresholds
     return evaluated
 
 
@@ -169,17 +160,20 @@ def mean_of(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def evaluate_pooled(
     pooled: pd.DataFrame, thresholds: Mapping[str, float], fold_of: Mapping[str, str], settings: Settings
 ) -> dict[str, Any]:
-    """`metrics.evaluate` of the pooled predictions; calls are those at the threshold of each patient's fold."""
-    fit = settings.fit
-    evaluated = metrics.evaluate(pooled, threshold=float("nan"), replicates=fit.bootstrap, seed=fit.seed)
-    own = np.array([thresholds[fold_of[patient]] for patient in pooled["patient"]])
-    calls = (pooled["probability"].to_numpy() >= own).astype(float)
-    part = evaluated["parts"][HELD_OUT]
-    labels = pooled["label"]
-    part |= {name: estimate.as_json() for name, estimate in metrics.operating_point(labels, calls, 0.5).items()}
-    part["confusion"] = metrics.confusion(labels, calls, 0.5)
-    evaluated["thresholds"] = dict(thresholds)
-    return evaluated
+    """`metrics.evaluate` of the pooled predictions, each patient called at the threshold of the own fold.
+
+    Further: `auc_within_folds` (see `metrics.auc_within`) and, by `folds`, the counts and main figures of each.
+    """
+    again = {"replicates": settings.fit.bootstrap, "seed": settings.fit.seed}
+    folds = pooled["patient"].map(fold_of)
+    own = folds.map(thresholds).to_numpy(dtype=np.float64)
+    evaluated = metrics.evaluate(pooled, threshold=own, **again)
+    calls = metrics.calls_at(pooled["probability"], own)
+    evaluated["parts"][HELD_OUT] |= {
+        "auc_within_folds": metrics.auc_within(pooled["label"], pooled["probability"], folds).as_json(),
+        "folds": metrics.by_group(pooled, calls, folds, **again),
+    }
+    return evaluated | {"threshold": None, "thresholds": dict(thresholds), "chosen_on": train.chosen_on("validation")}
 
 
 def spread(seeds: Mapping[int, pd.DataFrame], fold_of: Mapping[str, str]) -> dict[str, Any]:
@@ -192,6 +186,7 @@ def spread(seeds: Mapping[int, pd.DataFrame], fold_of: Mapping[str, str]) -> dic
         for name in dict.fromkeys(sorted(fold))
     }
     return {
+        "part": HELD_OUT,
         "auc_of_seeds": own,
         "auc_of_folds": folds,
         "seeds": summary(list(own.values())),

@@ -34,7 +34,7 @@ PART_LOOKS = {
 }
 """Colour and line style of each part, the same in every figure."""
 
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mumo",
     "text.parse_math": False,
@@ -222,7 +222,7 @@ def svg(inches: tuple[float, float], name: str, description: str, draw: Any) -> 
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with matplotlib.style.context(["default", _STYLE]):
+    with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=inches)
         FigureCanvasSVG(figure)
         draw(figure)

@@ -8,7 +8,7 @@ non-responders are the high-risk group.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,9 +33,9 @@ from .estimates import (
 if TYPE_CHECKING:
     import pandas as pd
 
-Statistic = Callable[[Numbers, Numbers], Numbers]
-"""From how often each distinct score, in increasing order, occurs among responders and among the others, both
-[replicate, distinct score], to [replicate] values."""
+HEADLINES = ("test", "external")
+"""Parts that were held out from everything; the first that there is has the figures that count."""
+
 
 # --- response ---------------------------------------------------------------------------------------------
 
@@ -156,6 +156,38 @@ def auc_delong(labels: ArrayLike, scores: ArrayLike) -> Estimate:
     return Estimate(value, max(0.0, value - half), min(1.0, value + half), "DeLong")
 
 
+def auc_within(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> Estimate:
+    """AUC over the pairs of a responder and a non-responder of the same group, with the interval after DeLong.
+
+    For predictions out of fold: each fold has a model of its own, and only pairs within a fold are ranked by one. Pairs
+    across folds are ranked by two models, each trained on the other's patient, which without any signal pulls the
+    pooled AUC below 0.5 (Airola et al., Comput Stat Data Anal 55:1828, 2011).
+
+    Args:
+        labels: [patient] 1 responder, 0 non-responder, NaN or None unknown (left out).
+        scores: [patient] higher means response.
+        groups: [patient] name of the group; groups with one class only have no pairs.
+    """
+    method = "mean over groups by number of pairs, DeLong"
+    known, kept = _labelled(labels, scores)
+    own = np.asarray(groups)[~np.isnan(numbers(labels))]
+    pairs, areas, variances = [], [], []
+    for group in np.unique(own):
+        here = own == group
+        if why_undefined(known[here]) or _too_few(known[here]):
+            continue
+        positive, negative = placements(known[here], kept[here])
+        pairs.append(len(positive) * len(negative))
+        areas.append(positive.mean())
+        variances.append(positive.var(ddof=1) / len(positive) + negative.var(ddof=1) / len(negative))
+    if not pairs:
+        return Estimate(method=method, reason="no group has two labelled patients of each class")
+    shares = np.array(pairs) / sum(pairs)
+    value, error = float(shares @ areas), math.sqrt(float(shares**2 @ variances))
+    half = normal_quantile(0.5 + CONFIDENCE / 2) * error
+    return Estimate(value, max(0.0, value - half), min(1.0, value + half), method)
+
+
 def placements(labels: Numbers, scores: Numbers) -> tuple[Numbers, Numbers]:
     """Placement values of known labels: shares of the other class on the right side of each patient, ties half.
 
@@ -263,17 +295,19 @@ def operating_point(labels: ArrayLike, probabilities: ArrayLike, threshold: floa
 # --- a table of predictions -------------------------------------------------------------------------------
 
 
-def evaluate(predictions: pd.DataFrame, *, threshold: float, replicates: int, seed: int) -> dict[str, Any]:
+def evaluate(predictions: pd.DataFrame, *, threshold: ArrayLike, replicates: int, seed: int) -> dict[str, Any]:
     """Every metric of every part of a table of predictions, as JSON takes it.
 
     Args:
         predictions: columns of `specs.PREDICTIONS`.
-        threshold: frozen threshold of the probability, chosen on other patients; NaN when there is none.
+        threshold: frozen threshold of the probability, chosen on other patients: one, or [patient] each one's own; NaN
+            where there is none.
         replicates: bootstrap replicates.
         seed: seed of the bootstraps.
 
     Returns:
-        `threshold`, `confidence`, `replicates`, `seed`, and `parts`: part → `patients`, `labelled`, `responders`
+        `threshold` (null where there is none or several), `headline` (the part that was held out from everything, null
+        without one), `confidence`, `replicates`, `seed`, and `parts`: part → `patients`, `labelled`, `responders`
         (counts), `confusion`, estimates (`auc`, `auc_delong`, `average_precision`, `brier`, those of
         `calibration.calibration` and of `operating_point`; each value, low, high, method, reason), `pfs` and `os` (see
         `survival.compare_groups`, with `c_index` and `uno_c`), and by `modalities` (pattern of imaging) and `centres`
@@ -283,17 +317,27 @@ def evaluate(predictions: pd.DataFrame, *, threshold: float, replicates: int, se
         FitError: a column is missing, a patient stands twice, or a value is not what its column promises.
     """
     check_predictions(predictions)
+    own = np.broadcast_to(np.asarray(threshold, dtype=np.float64), len(predictions))
+    calls = calls_at(predictions["probability"], own)
     parts = {
-        str(part): _evaluate_part(rows, threshold, replicates, seed)
+        str(part): _evaluate_part(rows, calls[(predictions["part"] == part).to_numpy(dtype=bool)], replicates, seed)
         for part, rows in predictions.groupby("part", sort=False)
     }
+    one = len(own) > 0 and np.ptp(own) == 0
     return {
-        "threshold": threshold if math.isfinite(threshold) else None,
+        "threshold": float(own[0]) if one else None,
+        "headline": next((part for part in HEADLINES if part in parts), None),
         "confidence": CONFIDENCE,
         "replicates": replicates,
         "seed": seed,
         "parts": parts,
     }
+
+
+def calls_at(probabilities: ArrayLike, thresholds: ArrayLike) -> Numbers:
+    """[patient] 1 where response is predicted, 0 where not, NaN where the patient has no threshold."""
+    own = np.asarray(thresholds, dtype=np.float64)
+    return np.where(np.isnan(own), np.nan, numbers(probabilities) >= own)
 
 
 def check_predictions(predictions: pd.DataFrame) -> None:
@@ -319,42 +363,53 @@ def check_predictions(predictions: pd.DataFrame) -> None:
         raise FitError("predictions: column label: expected 0, 1 or unknown, found another number")
 
 
-def _evaluate_part(rows: pd.DataFrame, threshold: float, replicates: int, seed: int) -> dict[str, Any]:
+def _evaluate_part(rows: pd.DataFrame, calls: Numbers, replicates: int, seed: int) -> dict[str, Any]:
     from .calibration import calibration
     from .survival import compare_groups
 
     labels, probability = numbers(rows["label"]), numbers(rows["probability"])
     risk = numbers(rows["risk"])
     again = {"replicates": replicates, "seed": seed}
-    high_risk = probability < threshold
     found: dict[str, Any] = _counts(labels)
-    finite = math.isfinite(threshold)
-    found["confusion"] = confusion(labels, probability, threshold) if finite else None
+    has_call = ~np.isnan(calls)
+    found["confusion"] = confusion(labels[has_call], calls[has_call], 0.5) if has_call.any() else None
     estimates = {
         "auc": auc_bootstrap(labels, probability, **again),
         "auc_delong": auc_delong(labels, probability),
         "average_precision": average_precision(labels, probability, **again),
         "brier": brier(labels, probability, **again),
     }
-    estimates |= calibration(labels, probability) | operating_point(labels, probability, threshold)
+    estimates |= calibration(labels, probability) | _point(labels, calls)
     found |= {name: estimate.as_json() for name, estimate in estimates.items()}
     for endpoint in ("pfs", "os"):
         days, events = numbers(rows[f"{endpoint}_days"]), numbers(rows[f"{endpoint}_event"])
         c_index = concordance_bootstrap(days, events, risk, **again)
-        groups = compare_groups(days, events, high_risk if finite else None)
+        groups = compare_groups(days, events, 1 - calls)
         unos = uno(days, events, risk, **again)
         found[endpoint] = {"c_index": c_index.as_json(), "uno_c": unos.as_json()} | groups
     for key, column in (("modalities", "modalities"), ("centres", "centre")):
-        found[key] = {
-            str(name): _group(group, threshold, again) for name, group in rows.groupby(column, sort=True, observed=True)
-        }
+        found[key] = by_group(rows, calls, rows[column], **again)
     return found
 
 
-def _group(rows: pd.DataFrame, threshold: float, again: dict[str, int]) -> dict[str, Any]:
-    """Counts and the main figures of some patients of a part."""
+def by_group(
+    rows: pd.DataFrame, calls: Numbers, groups: ArrayLike, *, replicates: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Counts and the main figures of each group of patients of a part, by name.
+
+    Args:
+        rows: predictions of the part.
+        calls: [patient] as `calls_at` gives them.
+        groups: [patient] name of the group.
+    """
+    names = np.asarray(groups).astype(str)
+    again = {"replicates": replicates, "seed": seed}
+    return {name: _group(rows[names == name], calls[names == name], again) for name in np.unique(names)}
+
+
+def _group(rows: pd.DataFrame, calls: Numbers, again: dict[str, int]) -> dict[str, Any]:
     labels, probability = numbers(rows["label"]), numbers(rows["probability"])
-    point = operating_point(labels, probability, threshold)
+    point = _point(labels, calls)
     estimates = {
         "auc": auc_bootstrap(labels, probability, **again),
         "brier": brier(labels, probability, **again),
@@ -365,6 +420,12 @@ def _group(rows: pd.DataFrame, threshold: float, again: dict[str, int]) -> dict[
         days, events = rows[f"{endpoint}_days"], rows[f"{endpoint}_event"]
         estimates[f"{endpoint}_c_index"] = concordance_bootstrap(days, events, rows["risk"], **again)
     return _counts(labels) | {name: estimate.as_json() for name, estimate in estimates.items()}
+
+
+def _point(labels: Numbers, calls: Numbers) -> dict[str, Estimate]:
+    """`operating_point` of the patients with a call."""
+    has_call = ~np.isnan(calls)
+    return operating_point(labels[has_call], calls[has_call], 0.5 if has_call.any() else math.nan)
 
 
 def _counts(labels: Numbers) -> dict[str, Any]:

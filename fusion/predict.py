@@ -19,7 +19,7 @@ from ..stores.records import Store
 from ..stores.specs import PREDICTIONS
 from ..stores.tables import read_rows, write_table
 from . import metrics
-from .checkpoint import LoadedRun, load_run, member_folders, write_atomically, write_json
+from .checkpoint import LoadedRun, ensemble_threshold, load_run, member_folders, write_atomically, write_json
 from .dataset import INFORMATION, Dataset, report_group
 from .model import MuMo
 from .tabular import add_tables
@@ -145,8 +145,9 @@ def predict(
 
     Needs the run folder and the store (and the tables of further modalities), nothing else. Writes the Parquet file
     `out` (`specs.PREDICTIONS`) and, beside it, `<out>.metrics.json` with the metrics at the run's frozen threshold.
-    Patients that are in the run's split keep their part, all others are `external`. Of a run over folds, the members'
-    predictions are averaged, their thresholds too, and patients that they were trained on are `train`.
+    Patients that are in the run's split keep their part, all others are `external`. The predictions of an ensemble are
+    the means over its members. Of several seeds on one split, the threshold is the ensemble's. Of a run over folds, it
+    is the mean of the members', and patients of its cohort are `train`, as most members were trained on each.
 
     Raises:
         FitError: no finished run, or a store whose features or codes are not those that the model was trained on.
@@ -168,7 +169,10 @@ def predict(
         found = loaded.info.get("threshold")
         thresholds.append(float("nan") if found is None else found)
     split = loaded.split.parts
-    parts = [split.get(p, "external") if len(folders) == 1 else _part(p, split) for p in packed.patients]
+    if not (run / "split.csv").exists():  # folds
+        split = dict.fromkeys(split, "train")
+    own = ensemble_threshold(run)
+    parts = [split.get(patient, "external") for patient in packed.patients]
     frame = prediction_frame(prediction_rows(packed, said[0], parts))
     frame["probability"] = np.mean([scores.probability for scores in said], axis=0)
     frame["risk"] = np.mean([scores.risk for scores in said], axis=0)
@@ -177,16 +181,12 @@ def predict(
     save_predictions(out, rows)
     evaluated = metrics.evaluate(
         frame,
-        threshold=float(np.mean(thresholds)),
+        threshold=float(np.mean(thresholds)) if own is None else own,
         replicates=loaded.fit.bootstrap,
         seed=loaded.fit.seed,
     )
     write_json(out.with_name(f"{out.name}.metrics.json"), evaluated)
     return frame
-
-
-def _part(patient: str, split: Mapping[str, str]) -> str:
-    return "train" if patient in split else "external"
 
 
 # --- does the store fit the model? ------------------------------------------------------------------------

@@ -105,13 +105,13 @@ def hazard_ratio(days: Numbers, events: NDArray[np.bool_], high_risk: NDArray[np
     return Estimate(float(row["exp(coef)"]), low, high, method)
 
 
-def compare_groups(days: Numbers, events: Numbers, high_risk: NDArray[np.bool_] | None) -> dict[str, Any]:
+def compare_groups(days: Numbers, events: Numbers, high_risk: Numbers) -> dict[str, Any]:
     """Survival of the risk groups, as JSON takes it.
 
     Args:
         days: [patient] follow-up; NaN unknown, such patients are left out.
         events: [patient] 1 event, 0 censored.
-        high_risk: [patient] the group; None when there is no threshold to part them.
+        high_risk: [patient] 1 or 0; NaN for who has no threshold, and is in no group.
 
     Returns:
         `patients`, `events` (counts with a known time), `log_rank_p`, `hazard_ratio` (estimates) and `groups`:
@@ -120,10 +120,11 @@ def compare_groups(days: Numbers, events: Numbers, high_risk: NDArray[np.bool_] 
     known = ~(np.isnan(days) | np.isnan(events))
     time, event = days[known], events[known] == 1
     found: dict[str, Any] = {"patients": len(time), "events": int(event.sum()), "groups": {}}
-    if high_risk is None:
+    grouped = ~np.isnan(high_risk[known])
+    if len(high_risk) and np.isnan(high_risk).all():
         nothing = Estimate(reason="there is no threshold").as_json()
         return found | {"log_rank_p": nothing, "hazard_ratio": nothing}
-    high = high_risk[known]
+    time, event, high = time[grouped], event[grouped], high_risk[known][grouped] == 1
     for name, group in (("low", ~high), ("high", high)):
         median = kaplan_meier(time[group], event[group]).median_days if group.any() else math.nan
         found["groups"][name] = {

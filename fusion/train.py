@@ -6,7 +6,7 @@ import logging
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -356,19 +356,31 @@ def _evaluate(
 ) -> tuple[float, dict[str, Any]]:
     """Predictions of everyone, the frozen threshold, and the metrics of every part; the files are written.
 
-    The threshold is chosen on validation, or on training patients where validation is the held-out part.
+    The threshold is chosen on validation, or on training patients where there is no test part.
     """
     packed = prepared.packed
     scores = score(model, prepared.dataset, np.arange(len(packed.patients)), device=device, size=fit.batch_patients)
     parts = [prepared.split.parts[patient] for patient in packed.patients]
-    chosen = prepared.patients("validation" if "test" in parts else "train")
+    chooser = threshold_part(parts)
+    chosen = prepared.patients(chooser)
     labels = np.where(packed.labels[chosen] < 0, np.nan, packed.labels[chosen] > 0)
     threshold = metrics.youden_threshold(labels, scores.probability[chosen])
     rows = prediction_rows(packed, scores, parts)
     save_predictions(run / "predictions.parquet", rows)
     evaluated = metrics.evaluate(prediction_frame(rows), threshold=threshold, replicates=fit.bootstrap, seed=fit.seed)
+    evaluated["chosen_on"] = chosen_on(chooser)
     checkpoint.write_json(run / "metrics.json", evaluated)
     return threshold, evaluated
+
+
+def threshold_part(parts: Iterable[str]) -> str:
+    """The part that chooses the threshold: validation, or train where validation is all that is held out."""
+    return "validation" if "test" in parts else "train"
+
+
+def chosen_on(threshold: str) -> dict[str, str]:
+    """Which part chose what, for metrics.json: figures of these parts are optimistic."""
+    return {"weights": "validation", "threshold": threshold}
 
 
 def _facts(prepared: Prepared, settings: Settings, device: torch.device) -> dict[str, Any]:

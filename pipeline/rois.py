@@ -54,7 +54,7 @@ class RoisStage(Stage):
     """CT studies to lesions: three-slice crops with views, intensities with masks, and a table."""
 
     name: ClassVar[str] = "rois"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def plan(self, cohort: Cohort, settings: Settings, store: Store) -> list[Item]:
         """One item a study; studies without lesions wait for no windows."""

@@ -57,6 +57,9 @@ class Architecture:
     """File name of these weights; the digits after its last dash begin the file's SHA-256."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the model's constructor."""
+    last_map: str = ""
+    """Module whose output (n, channel, y, x) is what is averaged to features: after the last convolution with its
+    normalisation and activation. Empty where there is none, as in vision transformers."""
 
 
 _ANY_SIZE: Mapping[str, Any] = MappingProxyType({"dynamic_img_size": True})
@@ -64,14 +67,14 @@ _ANY_SIZE: Mapping[str, Any] = MappingProxyType({"dynamic_img_size": True})
 
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
-        "mnasnet1_0": Architecture("classifier", "IMAGENET1K_V1", "mnasnet1.0_top1_73.512-f206786ef8.pth"),
-        "mnasnet0_5": Architecture("classifier", "IMAGENET1K_V1", "mnasnet0.5_top1_67.823-3ffadce67e.pth"),
-        "resnet18": Architecture("fc", "IMAGENET1K_V1", "resnet18-f37072fd.pth"),
-        "resnet50": Architecture("fc", "IMAGENET1K_V2", "resnet50-11ad3fa6.pth"),
-        "efficientnet_b0": Architecture("classifier", "IMAGENET1K_V1", "efficientnet_b0_rwightman-7f5810bc.pth"),
-        "convnext_tiny": Architecture("classifier", "IMAGENET1K_V1", "convnext_tiny-983f1562.pth"),
-        "timm:resnet50": Architecture("fc"),
-        "timm:convnext_base": Architecture("head.fc"),
+        "mnasnet1_0": Architecture("classifier", "IMAGENET1K_V1", "mnasnet1.0_top1_73.512-f206786ef8.pth", last_map="layers"),
+        "mnasnet0_5": Architecture("classifier", "IMAGENET1K_V1", "mnasnet0.5_top1_67.823-3ffadce67e.pth", last_map="layers"),
+        "resnet18": Architecture("fc", "IMAGENET1K_V1", "resnet18-f37072fd.pth", last_map="layer4"),
+        "resnet50": Architecture("fc", "IMAGENET1K_V2", "resnet50-11ad3fa6.pth", last_map="layer4"),
+        "efficientnet_b0": Architecture("classifier", "IMAGENET1K_V1", "efficientnet_b0_rwightman-7f5810bc.pth", last_map="features"),
+        "convnext_tiny": Architecture("classifier", "IMAGENET1K_V1", "convnext_tiny-983f1562.pth", last_map="features"),
+        "timm:resnet50": Architecture("fc", last_map="layer4"),
+        "timm:convnext_base": Architecture("head.fc", last_map="stages"),
         "timm:swin_tiny_patch4_window7_224": Architecture("head.fc", options={"strict_img_size": False}),
         "timm:vit_small_patch16_224": Architecture("head", options=_ANY_SIZE),
         "timm:vit_base_patch16_224": Architecture("head", options=_ANY_SIZE),
@@ -375,6 +378,21 @@ def image_tensor(images: npt.NDArray[np.uint8], device: torch.device) -> torch.T
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
+def image_statistics(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """ImageNet's mean and standard deviation (1, 3, 1, 1) on a device."""
+    import torch
+
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean, std
+
+
+def normalised(images: torch.Tensor, statistics: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Float images (n, 3, h, w) as the network takes them, of uint8 images (n, h, w, 3)."""
+    mean, std = statistics
+    moved = images.permute(0, 3, 1, 2)  # (n, 3, h, w), in memory still (n, h, w, 3): channels last
+    return (moved.float() / 255 - mean) / std
+
+
 def embed_images(backbone: Backbone, images: torch.Tensor, batch: int) -> npt.NDArray[np.float32]:
     """Features (n, width) of uint8 images (n, h, w, 3), `batch` of them at a time (fewer on a CPU when they are large).
 
@@ -386,13 +404,10 @@ def embed_images(backbone: Backbone, images: torch.Tensor, batch: int) -> npt.ND
     device = backbone.device
     if device.type == "cpu":
         batch = max(1, min(batch, _CPU_BATCH_PIXELS // (images.shape[1] * images.shape[2])))
-    mean = torch.tensor(IMAGENET_MEAN, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=device).view(1, 3, 1, 1)
-    results = []
+    statistics, results = image_statistics(device), []
     with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=device.type == "cuda"):
         for start in range(0, len(images), batch):
             part = images[start : start + batch].to(device, non_blocking=True)
-            part = part.permute(0, 3, 1, 2)  # (n, 3, h, w), in memory still (n, h, w, 3): channels last
-            results.append(backbone.module((part.float() / 255 - mean) / std).float())
+            results.append(backbone.module(normalised(part, statistics)).float())
         features: npt.NDArray[np.float32] = torch.cat(results).cpu().numpy()
     return features

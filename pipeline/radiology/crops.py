@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from ...config import RoisSettings
+from ..jit import compiled
 from .lesions import IndexBox
 
 Pair = tuple[float, float]
@@ -118,37 +119,67 @@ def crop_planes(planes: Planes, frame: Frame, view: View, spacing_yx_mm: Pair, s
     Returns:
         (slice, side_px, side_px).
     """
-    places, sigma = _places(frame, view, spacing_yx_mm, side_px)
+    grid, sigma = _grid(frame, view, spacing_yx_mm, side_px)
     shape = np.array(planes.shape[1:])
+    ends = grid[:, 0, None] + grid[:, 1:] @ np.array([[0, 0, 1, 1], [0, 1, 0, 1]]) * (side_px - 1)  # its four corners
     reach = np.ceil(4 * sigma).astype(int) + 2
-    first = np.clip(np.floor(places.min(axis=(1, 2))).astype(int) - reach, 0, shape - 1)
-    last = np.clip(np.ceil(places.max(axis=(1, 2))).astype(int) + reach, 0, shape - 1)
+    first = np.clip(np.floor(ends.min(axis=1)).astype(int) - reach, 0, shape - 1)
+    last = np.clip(np.ceil(ends.max(axis=1)).astype(int) + reach, 0, shape - 1)
     part = planes[:, first[0] : last[0] + 1, first[1] : last[1] + 1]
     if sigma.any():
         part = ndimage.gaussian_filter(part, sigma=(0, *sigma), mode="nearest")
-    local = places - first[:, None, None]
-    crop = np.stack([ndimage.map_coordinates(plane, local, order=1, mode="nearest") for plane in part])
-    outside = ((places < -0.5) | (places > shape[:, None, None] - 0.5)).any(axis=0)
-    crop[:, outside] = 0
-    return np.asarray(np.rint(np.clip(crop, 0, 255)), dtype=np.uint8)
+    grid[:, 0] -= first
+    return _sampled(np.ascontiguousarray(part), grid, -0.5 - first, shape - 0.5 - first, side_px)
 
 
-def _places(
+def _grid(
     frame: Frame, view: View, spacing_yx_mm: Pair, side_px: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Index (2: y x, side_px, side_px) that each pixel's centre falls on, and the smoothing (2: y x) in voxels."""
-    share = (np.arange(side_px) + 0.5) / side_px - 0.5
-    v, u = np.meshgrid(share, -share if view.mirrored else share, indexing="ij")
-    y_mm = (v * view.scale + view.shift_yx[0]) * frame.size_yx_mm[0]
-    x_mm = (u * view.scale + view.shift_yx[1]) * frame.size_yx_mm[1]
+    """Where pixels' centres fall, and the smoothing (2: y x) in voxels.
+
+    The first is (2: y x, 3): index of pixel (0, 0), and the steps to the next pixel down and to the right.
+    """
     angle = np.radians(view.rotation_deg)
     cos, sin = np.cos(angle), np.sin(angle)
-    spacing = np.array(spacing_yx_mm)
-    turned = np.stack([cos * y_mm + sin * x_mm, cos * x_mm - sin * y_mm])
-    places = turned / spacing[:, None, None] + np.array(frame.centre_yx)[:, None, None]
-    step_mm = np.array(frame.size_yx_mm) * view.scale / side_px
+    spacing, size_mm = np.array(spacing_yx_mm), np.array(frame.size_yx_mm)
+    mirror = -1.0 if view.mirrored else 1.0
+    turn = np.array([[cos, sin], [-sin, cos]]) / spacing[:, None]  # from mm (y, x) as seen to voxels
+    step_mm = size_mm * view.scale / side_px
+    first_mm = (0.5 / side_px - 0.5) * np.array([1.0, mirror]) * view.scale * size_mm + view.shift_yx * size_mm
+    grid = np.empty((2, 3))
+    grid[:, 0] = turn @ first_mm + frame.centre_yx
+    grid[:, 1] = turn[:, 0] * step_mm[0]
+    grid[:, 2] = turn[:, 1] * step_mm[1] * mirror
     voxels_a_pixel = np.hypot(cos * step_mm, sin * step_mm[::-1]) / spacing
-    return places, np.maximum(0, (voxels_a_pixel - 1) / 2)
+    return grid, np.maximum(0, (voxels_a_pixel - 1) / 2)
+
+
+@compiled
+def _sampled(
+    planes: Planes,
+    grid: npt.NDArray[np.float64],
+    low: npt.NDArray[np.float64],
+    high: npt.NDArray[np.float64],
+    side_px: int,
+) -> npt.NDArray[np.uint8]:
+    """Bilinear samples of planes at a grid's places; 0 outside low … high (y x), the edge's value next to it."""
+    count, rows, columns = planes.shape
+    crop = np.zeros((count, side_px, side_px), np.uint8)
+    for i in range(side_px):
+        for j in range(side_px):
+            y = grid[0, 0] + i * grid[0, 1] + j * grid[0, 2]
+            x = grid[1, 0] + i * grid[1, 1] + j * grid[1, 2]
+            if y < low[0] or y > high[0] or x < low[1] or x > high[1]:
+                continue
+            y, x = min(max(y, 0.0), rows - 1.0), min(max(x, 0.0), columns - 1.0)
+            top, left = int(y), int(x)
+            below, right = min(top + 1, rows - 1), min(left + 1, columns - 1)
+            down, across = y - top, x - left
+            for n in range(count):
+                upper = planes[n, top, left] * (1 - across) + planes[n, top, right] * across
+                lower = planes[n, below, left] * (1 - across) + planes[n, below, right] * across
+                crop[n, i, j] = np.uint8(np.rint(upper * (1 - down) + lower * down))
+    return crop
 
 
 def _widened(side: Pair, length: float, count: int) -> Pair:

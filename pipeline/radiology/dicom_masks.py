@@ -28,6 +28,19 @@ MAX_BYTES = 1 << 30
 
 _SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+_TAGS = (
+    "SOPClassUID",
+    "StructureSetROISequence",
+    "ROINumber",
+    "ROIName",
+    "ReferencedFrameOfReferenceUID",
+    "ROIContourSequence",
+    "ReferencedROINumber",
+    "ContourSequence",
+    "ContourGeometricType",
+    "ContourData",
+)
+"""What is read of a structure set, at any depth; the references to images, one a contour, would take as long again."""
 _OFF_PLANE = 0.25
 """Contours may leave the plane of their slice by this share of a slice."""
 
@@ -72,7 +85,7 @@ def read_region(path: Path, region: Region, grid: Geometry, *, max_voxels: int, 
         raise ImageError(name, f"{path.stat().st_size} bytes", f"at most {MAX_BYTES}", "Give one study's structures.")
     with _quiet():
         try:
-            data = pydicom.dcmread(path, stop_before_pixels=True)
+            data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
             kind = str(data.get("SOPClassUID", ""))
             if kind == RTStructureSetStorage:
                 contours, frame_uid = _contours(data, region, name)

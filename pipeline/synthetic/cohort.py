@@ -11,7 +11,7 @@ from ...errors import ConfigError
 from .ct import WrittenStudy, write_study
 from .plan import plan_cohort
 from .slides import write_slide
-from .tables import SETTINGS_TEXT, cohort_text, truth_table, write_tables
+from .tables import HOT_SPOT_SETTINGS_TEXT, SETTINGS_TEXT, cohort_text, spot_table, truth_table, write_tables
 
 _FOLDERS = ("slides", "annotations", "ct", "masks")
 
@@ -33,6 +33,7 @@ def write_cohort(
     patients: int = 120,
     seed: int = 0,
     signal: bool = True,
+    hot_spots: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> SyntheticCohort:
     """Write a cohort of made-up patients in real formats to `folder`, which must be empty or not there yet.
@@ -41,12 +42,15 @@ def write_cohort(
     come with outcomes that are independent of them. The same arguments give the same pixels and tables. Everything is
     written beside `folder` and moved there at the end, so an interrupted call leaves no cohort.
 
+    With `hot_spots` the signal of slides and CT has a place (see `plan_cohort`), which `hot_spots.csv` names beside the
+    truth table.
+
     `progress` is called with the number of steps done and the number of all steps.
 
     Raises:
         ConfigError: too few patients, or a folder that holds something.
     """
-    plan = plan_cohort(patients, seed, signal)
+    plan = plan_cohort(patients, seed, signal, hot_spots=hot_spots)
     folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"synthetic cohort: expected an empty folder, found files in {folder}; name another folder")
@@ -73,7 +77,10 @@ def write_cohort(
         advance()
     write_tables(unfinished, plan, studies)
     truth_table(plan).to_csv(unfinished / "truth.csv", index=False, lineterminator="\n")
-    (unfinished / "demo.toml").write_text(SETTINGS_TEXT, encoding="utf-8")
+    if hot_spots:
+        spot_table(plan).to_csv(unfinished / "hot_spots.csv", index=False, lineterminator="\n")
+    text = HOT_SPOT_SETTINGS_TEXT if hot_spots else SETTINGS_TEXT
+    (unfinished / "demo.toml").write_text(text, encoding="utf-8")
     (unfinished / "cohort.toml").write_text(cohort_text("demo"), encoding="utf-8")
     if folder.exists():
         folder.rmdir()

@@ -94,6 +94,8 @@ def write_study(folder: Path, plan: CtPlan, seed: int) -> WrittenStudy:
             one = (volume.labels == number).astype(np.uint8)
             _write_nifti(folder / lesion_masks[lesion], _as_image(one, volume, layout))
     boxes = {lesion: _box_mm(volume, number) for lesion, number in numbers.items()}
+    if plan.loose_mm:
+        boxes = {lesion: _loosened(box, volume, plan, seed) for lesion, box in boxes.items()}
     return WrittenStudy(path, series_uid if plan.second_series else "", mask, lesion_masks, boxes)
 
 
@@ -103,6 +105,16 @@ def _box_mm(volume: Volume, number: int) -> tuple[float, ...]:
     corners = (indices_xyz.min(axis=0), indices_xyz.max(axis=0))
     low, high = (np.array(volume.origin_mm) + corner * np.array(volume.spacing_mm) for corner in corners)
     return tuple(round(float(value), 3) for value in (*low, *high))
+
+
+def _loosened(box: tuple[float, ...], volume: Volume, plan: CtPlan, seed: int) -> tuple[float, ...]:
+    """The box with each side in the axial plane moved outwards, at random, but not out of the volume."""
+    rng = stream(seed, "loose", int(plan.ct[1:]))
+    loose = np.array([*rng.uniform(0, plan.loose_mm, 2), 0.0, *rng.uniform(0, plan.loose_mm, 2), 0.0])
+    low = np.array(volume.origin_mm)
+    high = low + (np.array(volume.labels.shape[::-1]) - 1) * np.array(volume.spacing_mm)
+    corners = np.maximum(np.array(box[:3]) - loose[:3], low), np.minimum(np.array(box[3:]) + loose[3:], high)
+    return tuple(round(float(value), 3) for value in np.concatenate(corners))
 
 
 def _as_image(voxels: npt.NDArray[Any], volume: Volume, layout: _Layout) -> Any:

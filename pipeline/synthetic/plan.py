@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -27,6 +27,15 @@ CENTRES = ("A", "B")
 Source = Literal["slides", "ct", "clinical"]
 SEPARATION: Mapping[Source, float] = {"slides": 0.9, "ct": 0.8, "clinical": 0.85}
 """Half the distance between responders' and non-responders' mean scores, in standard deviations."""
+
+SPOT_SCORE, REST_SCORE = 3.0, -1.0
+"""Score of the nuclei in hot spots, and of all others of slides that may have one."""
+
+LESION_SCORE = 4.0
+"""Score of lesions in loose boxes: this for those who look like responders, its negative for the others."""
+
+LOOSE_MM = 28.0
+"""How far sides of loose boxes may lie outside their lesion."""
 
 RESPONDER_SHARE = 0.55
 UNKNOWN_SHARE = 0.12
@@ -75,8 +84,10 @@ class SlidePlan:
     annotation: Literal["asap", "geojson"] | None
     white_balance: bool
     """Whether the slide has a colour cast and is flagged for white balance."""
-    tissue: Literal["biopsy", "strip", "resection"]
+    tissue: Literal["biopsy", "strip", "resection", "specimen"]
     """Kind of tissue: how large it is."""
+    spot_score: float | None = None
+    """Score of the nuclei in a hot spot; none: the slide has no hot spot."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,8 @@ class CtPlan:
     second_series: bool
     """Whether the DICOM folder holds a second series, so that the table must name the right one."""
     lesions: tuple[LesionPlan, ...]
+    loose_mm: float = 0.0
+    """By how much at most a side of a lesion's box lies outside the lesion; 0: boxes are tight."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +144,11 @@ class CohortPlan:
     ct: tuple[CtPlan, ...]
 
 
-def plan_cohort(patients: int, seed: int, signal: bool) -> CohortPlan:
+def plan_cohort(patients: int, seed: int, signal: bool, *, hot_spots: bool = False) -> CohortPlan:
     """Draw the cohort's patients, slides and CT studies; the same arguments give the same plan.
+
+    With `hot_spots` the signal has a place: every patient has one large slide without annotation, which looks the same
+    for all but for a hot spot in those who look like responders, and one CT study with a lesion in a loose box.
 
     Raises:
         ConfigError: too few patients for every pattern of missing parts, or a negative seed.
@@ -144,6 +160,9 @@ def plan_cohort(patients: int, seed: int, signal: bool) -> CohortPlan:
     if seed < 0:
         raise ConfigError(f"synthetic cohort: expected a seed of 0 or more, found {seed}; choose another")
     people = _draw_patients(patients, seed, signal)
+    if hot_spots:
+        people = tuple(replace(person, pattern="both") for person in people)
+        return CohortPlan(seed, people, _slides_with_spots(people), _studies_with_loose_boxes(people, seed))
     return CohortPlan(seed, people, _draw_slides(people, seed), _draw_ct(people, seed))
 
 
@@ -224,6 +243,46 @@ def _draw_slides(people: tuple[PatientPlan, ...], seed: int) -> tuple[SlidePlan,
                 annotation=_slide_annotation(place),
                 white_balance=place % 12 == 4,
                 tissue=_slide_tissue(place, rng),
+            )
+        )
+    return tuple(plans)
+
+
+def _slides_with_spots(people: tuple[PatientPlan, ...]) -> tuple[SlidePlan, ...]:
+    return tuple(
+        SlidePlan(
+            slide=f"S{place:04d}",
+            patient=person.patient,
+            centre=person.centre,
+            score=REST_SCORE,
+            mpp=1.0,
+            in_file=True,
+            in_table=False,
+            annotation=None,
+            white_balance=False,
+            tissue="specimen",
+            spot_score=SPOT_SCORE if person.appearance else None,
+        )
+        for place, person in enumerate(people, start=1)
+    )
+
+
+def _studies_with_loose_boxes(people: tuple[PatientPlan, ...], seed: int) -> tuple[CtPlan, ...]:
+    plans = []
+    for place, person in enumerate(people, start=1):
+        kind = str(stream(seed, "loose box", place).choice(["stomach", "liver", "lymph node"]))
+        score = LESION_SCORE if person.appearance else -LESION_SCORE
+        plans.append(
+            CtPlan(
+                ct=f"C{place:04d}",
+                patient=person.patient,
+                centre=person.centre,
+                format="nifti",
+                layout=place,
+                annotation="boxes",
+                second_series=False,
+                lesions=(LesionPlan("L1", kind, score),),
+                loose_mm=LOOSE_MM,
             )
         )
     return tuple(plans)

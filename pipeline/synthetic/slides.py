@@ -11,12 +11,15 @@ from PIL import Image
 
 from .plan import SlidePlan, stream
 from .regions import Region, draw_regions, eosin_by_class, write_asap, write_qupath
-from .tissue import Piece, draw_look, draw_piece, render_tissue
+from .tissue import Piece, Spot, draw_look, draw_piece, render_tissue
 
 _LEVEL_FACTORS = (1, 2, 4)
 _TILE_PX = 256
 _JPEG_QUALITY = 82
 _FINEST_RENDERED_MPP = 0.5
+
+SPOT_RADIUS_UM = 230.0
+"""Radius of hot spots."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,16 @@ def draw_outline(plan: SlidePlan, seed: int) -> tuple[Piece, tuple[Region, ...]]
     return piece, draw_regions(rng, piece, hole=plan.annotation == "geojson")
 
 
+def draw_spot(plan: SlidePlan, piece: Piece, seed: int) -> Spot | None:
+    """The slide's hot spot, well inside the tissue; none where the plan has none."""
+    if plan.spot_score is None:
+        return None
+    rng = stream(seed, "spot", int(plan.slide[1:]))
+    low, high = piece.outline_um.min(axis=0), piece.outline_um.max(axis=0)
+    x, y = rng.uniform(low + 1.5 * SPOT_RADIUS_UM, high - 1.5 * SPOT_RADIUS_UM)
+    return Spot(float(x), float(y), SPOT_RADIUS_UM, draw_look(rng, plan.spot_score, plan.white_balance))
+
+
 def render_slide(plan: SlidePlan, seed: int) -> RenderedSlide:
     """Draw a slide; the same plan and seed give the same pixels."""
     piece, regions = draw_outline(plan, seed)
@@ -55,7 +68,8 @@ def render_slide(plan: SlidePlan, seed: int) -> RenderedSlide:
     # Finer pixels than this show nothing more; they are interpolated.
     mpp = max(plan.mpp, _FINEST_RENDERED_MPP)
     shape = round(piece.height_um / mpp), round(piece.width_um / mpp)
-    pixels = render_tissue(rng, piece, look, eosin_by_class(regions, piece, shape), mpp)
+    spot = draw_spot(plan, piece, seed)
+    pixels = render_tissue(rng, piece, look, eosin_by_class(regions, piece, shape), mpp, spot)
     return RenderedSlide(_resize(pixels, piece, plan.mpp), regions if plan.annotation else ())
 
 

@@ -20,7 +20,7 @@ from .ct import WrittenStudy
 from .outcomes import CUTOFF_DAYS
 from .plan import CohortPlan, stream
 from .regions import GROUP_CLASSES
-from .slides import annotation_file, slide_file
+from .slides import annotation_file, draw_outline, draw_spot, slide_file
 
 PATIENT_COLUMNS: Mapping[str, str] = {
     "patient": "hospital_no",
@@ -121,6 +121,36 @@ bootstrap = 1000
 [fit.split]
 validation = 0.2
 test = 0.35
+"""
+
+
+HOT_SPOT_SETTINGS_TEXT = """\
+# Settings for the synthetic cohort with hot spots: many small bags, and a model that reads images alone.
+
+[tiles]
+working_mpp = 1.0
+bag_px = 256
+word_px = 64
+
+[rois]
+crop_px = 224
+views = 4
+
+[embed]
+weights = "random:0"
+
+[model]
+reports = false
+patient_information = false
+omics = false
+
+[fit]
+epochs = 40
+bootstrap = 1000
+
+[fit.split]
+validation = 0.15
+test = 0.4
 """
 
 
@@ -243,6 +273,16 @@ def truth_table(plan: CohortPlan) -> pd.DataFrame:
             },
         }
     )
+
+
+def spot_table(plan: CohortPlan) -> pd.DataFrame:
+    """Where the slides' hot spots lie, one row a spot: centre and radius in µm from the slide's top left corner."""
+    rows = []
+    for slide in plan.slides:
+        spot = draw_spot(slide, draw_outline(slide, plan.seed)[0], plan.seed)
+        if spot is not None:
+            rows.append((slide.patient, slide.slide, round(spot.x_um, 2), round(spot.y_um, 2), spot.radius_um))
+    return pd.DataFrame(rows, columns=["patient", "slide", "x_um", "y_um", "radius_um"])
 
 
 def cohort_text(name: str) -> str:

@@ -41,8 +41,9 @@ PIECE_SIZES_UM: Mapping[str, tuple[float, float]] = {
     "biopsy": (580.0, 560.0),
     "strip": (970.0, 580.0),
     "resection": (1080.0, 980.0),
+    "specimen": (1900.0, 1500.0),
 }
-"""Typical width and height of each kind of tissue: one, two and four bags of 512 µm."""
+"""Typical width and height of each kind of tissue: one, two, four and some ten bags of 512 µm."""
 
 
 def draw_piece(rng: np.random.Generator, kind: str) -> Piece:
@@ -97,8 +98,26 @@ def draw_look(rng: np.random.Generator, score: float, colour_cast: bool) -> Look
     )
 
 
+@dataclass(frozen=True)
+class Spot:
+    """A round place of solid tumour, rich in nuclei that look otherwise than in the rest of the slide."""
+
+    x_um: float
+    y_um: float
+    """Its centre, from the image's top left corner."""
+    radius_um: float
+    look: Look
+    """Of its nuclei; the other stains are the slide's own."""
+
+    def inside(self, shape: tuple[int, ...], mpp: float) -> npt.NDArray[np.bool_]:
+        """[y, x] whether a pixel lies in the spot."""
+        y, x = np.ogrid[: shape[0], : shape[1]]
+        within: npt.NDArray[np.bool_] = np.hypot(x * mpp - self.x_um, y * mpp - self.y_um) < self.radius_um
+        return within
+
+
 def render_tissue(
-    rng: np.random.Generator, piece: Piece, look: Look, eosin_factor: Field | None, mpp: float
+    rng: np.random.Generator, piece: Piece, look: Look, eosin_factor: Field | None, mpp: float, spot: Spot | None = None
 ) -> npt.NDArray[np.uint8]:
     """Image (height, width, 3) of the piece at `mpp` µm/px.
 
@@ -108,13 +127,16 @@ def render_tissue(
     tissue = _fill_outline(piece, shape, mpp)
     pattern = smooth_noise(rng, shape, look.nest_um / mpp)
     pattern += 0.35 * smooth_noise(rng, shape, look.nest_um / 3 / mpp)
+    if spot is not None:
+        inside = spot.inside(shape, mpp)
+        pattern[inside] = np.clip(pattern[inside], look.nest_level + 0.5, 1.0)  # neither stroma nor lumens
     nests = soft_step(pattern - look.nest_level, 5.0)
     # Lumens of glands open in the middle of some nests.
     lumens = soft_step(pattern - 1.75, 6.0)
     fibres = _fibres(rng, shape, mpp)
     eosin = (1 - nests) * (0.28 + 0.42 * fibres) + nests * 0.36 * (1 if eosin_factor is None else eosin_factor)
     haematoxylin = 0.05 + 0.13 * nests
-    np.maximum(haematoxylin, _nuclei(rng, nests, look, mpp), out=haematoxylin)
+    np.maximum(haematoxylin, _nuclei(rng, nests, look, mpp, spot), out=haematoxylin)
     grain = 1 + 0.1 * smooth_noise(rng, shape, 5.0 / mpp)
     open_glass = tissue * (1 - lumens) * _cracks(rng, shape, mpp)
     haematoxylin *= open_glass * grain * look.haematoxylin
@@ -148,8 +170,21 @@ def _cracks(rng: np.random.Generator, shape: tuple[int, int], mpp: float) -> Fie
     return soft_step(np.abs(smooth_noise(rng, shape, 260.0 / mpp)) - 0.012 + 0.05 * closed, 40.0)
 
 
-def _nuclei(rng: np.random.Generator, nests: Field, look: Look, mpp: float) -> Field:
+def _nuclei(rng: np.random.Generator, nests: Field, look: Look, mpp: float, spot: Spot | None) -> Field:
     """Haematoxylin of nuclei: tumour cells in nests, spindle cells and lymphocytes in stroma."""
+    canvas = _tumour_nuclei(rng, nests, look, mpp)
+    stroma_xy = _jittered_grid(rng, nests.shape, 26.0 / mpp)
+    stroma_xy = stroma_xy[nests[stroma_xy[:, 1], stroma_xy[:, 0]] < 0.25]
+    spindles = [_nucleus(rng, 4.2 / mpp, rng.uniform(2.2, 3.6)) for _ in range(24)]
+    lymphocytes = [_nucleus(rng, 3.4 / mpp, 1.05) for _ in range(8)]
+    if spot is not None:
+        inside = spot.inside(nests.shape, mpp)
+        canvas[inside] = _tumour_nuclei(rng, nests, spot.look, mpp)[inside]
+    _stamp(rng, canvas, stroma_xy, spindles + lymphocytes, 0.95)
+    return canvas
+
+
+def _tumour_nuclei(rng: np.random.Generator, nests: Field, look: Look, mpp: float) -> Field:
     canvas = np.zeros_like(nests)
     # Spacing in proportion to the radius keeps the stained share of the area the same for all sizes.
     tumour_xy = _jittered_grid(rng, nests.shape, 2.45 * look.radius_um / mpp)
@@ -160,11 +195,6 @@ def _nuclei(rng: np.random.Generator, nests: Field, look: Look, mpp: float) -> F
     ]
     _stamp(rng, canvas, tumour_xy, tumour, 0.75)
     canvas *= np.clip(1 + look.patchiness * smooth_noise(rng, nests.shape, 50.0 / mpp), 0.2, 2.2)
-    stroma_xy = _jittered_grid(rng, nests.shape, 26.0 / mpp)
-    stroma_xy = stroma_xy[nests[stroma_xy[:, 1], stroma_xy[:, 0]] < 0.25]
-    spindles = [_nucleus(rng, 4.2 / mpp, rng.uniform(2.2, 3.6)) for _ in range(24)]
-    lymphocytes = [_nucleus(rng, 3.4 / mpp, 1.05) for _ in range(8)]
-    _stamp(rng, canvas, stroma_xy, spindles + lymphocytes, 0.95)
     return canvas
 
 

@@ -140,7 +140,7 @@ def test_fit_folds__resumed_keeps_what_is_finished(run: Path, store: Path) -> No
     before = {file: file.stat().st_mtime_ns for file in run.glob("members/*/model.safetensors")}
     again = crossfit.fit_folds(store, run, settings(), folds=3, seeds=2, device="cpu", workers=1, resume=True)
     assert {file: file.stat().st_mtime_ns for file in run.glob("members/*/model.safetensors")} == before
-    assert again["spread"].keys() == {"auc_of_seeds", "auc_of_folds", "seeds", "folds"}
+    assert again["spread"].keys() == {"part", "auc_of_seeds", "auc_of_folds", "seeds", "folds"}
     with pytest.raises(FitError, match=r"cannot be resumed.*members"):
         crossfit.fit_folds(store, run, settings(), folds=4, seeds=2, device="cpu", workers=1, resume=True)
 

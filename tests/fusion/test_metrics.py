@@ -406,6 +406,66 @@ def test_evaluate__gives_each_part_its_own_figures() -> None:
     json.dumps(found, allow_nan=False)
 
 
+def test_evaluate__calls_each_patient_at_the_own_threshold() -> None:
+    table = predictions()
+    own = np.where(np.arange(len(table)) % 2, 0.3, 0.7)
+    part = metrics.evaluate(table, threshold=own, replicates=20, seed=0)["parts"]["validation"]
+    rows = (table["part"] == "validation").to_numpy()
+    called = (table["probability"].to_numpy() >= own)[rows]
+    labels = table["label"][rows].astype(float).to_numpy()
+    assert part["confusion"]["true_positive"] == int((called & (labels == 1)).sum())
+    assert part["sensitivity"]["value"] == pytest.approx(called[labels == 1].mean())
+    assert part["pfs"]["groups"]["high"]["patients"] == int((~called).sum())
+    same = metrics.evaluate(table, threshold=np.full(len(table), 0.5), replicates=20, seed=0)
+    assert same == metrics.evaluate(table, threshold=0.5, replicates=20, seed=0)
+
+
+def test_evaluate__names_the_part_that_was_held_out_from_everything() -> None:
+    table = predictions()
+    assert metrics.evaluate(table, threshold=0.5, replicates=10, seed=0)["headline"] is None
+    for part in ("external", "test"):
+        table["part"] = np.where(table["part"] == "train", part, table["part"])
+        assert metrics.evaluate(table, threshold=0.5, replicates=10, seed=0)["headline"] == part
+        table["part"] = np.where(table["part"] == part, "train", table["part"])
+
+
+def test_auc_within__is_that_of_the_pairs_of_one_group() -> None:
+    rng = np.random.default_rng(0)
+    labels, groups = rng.integers(0, 2, 60).astype(float), rng.integers(0, 3, 60)
+    labels[:5] = math.nan
+    scores = rng.normal(size=60) + groups + 0.5 * (labels == 1)
+    wins = pairs = 0.0
+    for i in np.flatnonzero(labels == 1):
+        for j in np.flatnonzero((labels == 0) & (groups == groups[i])):
+            wins, pairs = wins + (scores[i] > scores[j]), pairs + 1
+    found = metrics.auc_within(labels, scores, groups)
+    assert found.value == pytest.approx(wins / pairs)
+    whole, one = metrics.auc_delong(labels, scores), metrics.auc_within(labels, scores, np.zeros(60))
+    assert (one.value, one.low, one.high) == pytest.approx((whole.value, whole.low, whole.high))
+    assert found.low < found.value < found.high
+
+
+def test_auc_within__of_groups_of_one_class_is_undefined() -> None:
+    found = metrics.auc_within([1, 1, 0, 0], [0.1, 0.2, 0.3, 0.4], ["a", "a", "b", "b"])
+    assert math.isnan(found.value)
+    assert "two labelled patients of each class" in found.reason
+
+
+def test_auc_within__of_folds_without_signal_is_a_half_where_the_pooled_one_is_below() -> None:
+    # each patient's score is the response rate of the other folds: all that such folds say is the patient's own label
+    pooled, within = [], []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        labels, folds = rng.integers(0, 2, 100).astype(float), rng.permutation(np.arange(100) % 5)
+        cells = rng.integers(0, 3, 100)
+        scores = np.array([labels[(folds != f) & (cells == c)].mean() for f, c in zip(folds, cells, strict=True)])
+        pooled.append(metrics.auc(labels, scores))
+        within.append(metrics.auc_within(labels, scores, folds).value)
+    error = np.std(within, ddof=1) / 200**0.5
+    assert abs(np.mean(within) - 0.5) < 2.5 * error
+    assert np.mean(pooled) < 0.5 - 4 * np.std(pooled, ddof=1) / 200**0.5
+
+
 def test_evaluate__keeps_unlabelled_patients_for_survival_only() -> None:
     table = predictions(label=[None] * 20 + [1.0, 0.0] * 10)
     found = metrics.evaluate(table, threshold=0.5, replicates=50, seed=0)["parts"]["train"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from typing import Any
 
 import numpy as np
 import pytest
@@ -187,8 +186,16 @@ def test_compare_groups__counts_groups_and_leaves_out_unknown_times() -> None:
     assert found["groups"]["high"] == {"patients": 1, "events": 1, "median_days": 10.0}
 
 
-@pytest.mark.parametrize("high", [None, np.array([], dtype=bool)])
-def test_compare_groups__survives_nobody(high: Any) -> None:
-    found = survival.compare_groups(np.array([]), np.array([]), high)
-    assert found["log_rank_p"]["reason"] == ("there is no threshold" if high is None else "no known time")
+@pytest.mark.parametrize("unknown", [[], [math.nan]])
+def test_compare_groups__survives_nobody(unknown: list[float]) -> None:
+    found = survival.compare_groups(np.array(unknown), np.array(unknown), np.array(unknown))
+    assert found["log_rank_p"]["reason"] == ("there is no threshold" if unknown else "no known time")
     json.dumps(found, allow_nan=False)
+
+
+def test_compare_groups__leaves_out_who_has_no_threshold() -> None:
+    days, events, high = np.array([10.0, 20, 30, 40]), np.ones(4), np.array([1.0, 0, 0, math.nan])
+    found = survival.compare_groups(days, events, high)
+    assert (found["patients"], found["events"]) == (4, 4)
+    assert [found["groups"][name]["patients"] for name in ("low", "high")] == [2, 1]
+    assert found["log_rank_p"] == survival.log_rank(days[:3], events[:3] == 1, high[:3] == 1).as_json()

@@ -1,0 +1,220 @@
+"""Heat maps over slides and lesions, bars of items and features, curves of the checks: PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ..fusion.deletion import Curve
+from ..fusion.figures import BLUE, GREY, STYLE, VERMILLION
+from .mosaic import Mosaic, RgbImage, SlideBags, word_corners
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Floats = npt.NDArray[np.float64]
+
+WEIGHT_COLOURS = "viridis"
+EFFECT_COLOURS = "PuOr_r"
+"""Orange raises the risk, purple lowers it; both stay apart for the colour-blind and over grey pictures."""
+
+DPI = 130
+
+
+@contextmanager
+def canvas(path: Path, inches: tuple[float, float]) -> Iterator[Figure]:
+    """A figure in mumo's style that is written to `path` as PNG at the end."""
+    import matplotlib.style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.style.context(["default", STYLE]):
+        figure = Figure(figsize=inches)
+        FigureCanvasAgg(figure)
+        yield figure
+        figure.savefig(path, format="png", dpi=DPI, metadata={"Software": "mumo"})
+
+
+def effect_limit(values: Floats) -> float:
+    """End of a symmetric colour scale: the largest absolute value, or 1 where all are 0."""
+    return float(np.abs(values).max(initial=0.0)) or 1.0
+
+
+# --- slides -----------------------------------------------------------------------------------------------
+
+
+def write_heat_map(
+    path: Path, bags: SlideBags, mosaic: Mosaic, weight: Floats, effect: Floats, ranked: Sequence[int], patient: int
+) -> None:
+    """Two maps side by side over the slide in grey: how much was looked at each word, and what leaving it out does.
+
+    Args:
+        weight, effect: [bag, word] of this slide.
+        ranked: the patient's most important bags that lie in this slide, in order; they get a frame.
+        patient: number of words of the patient on all slides, of which an even share is the unit of weights.
+    """
+    height, width = mosaic.image.shape[:2]
+    grey = np.asarray(Image.fromarray(mosaic.image).convert("L"))
+    panel = 4.6
+    with canvas(path, (2 * panel + 0.3, panel * height / width + 0.95)) as figure:
+        axes = figure.subplots(1, 2, gridspec_kw={"wspace": 0.04})
+        figure.subplots_adjust(left=0.01, right=0.99, top=0.93, bottom=0.15)
+        panels = (
+            ("weight: how much was looked at", "times an even share", weight * patient, WEIGHT_COLOURS, None),
+            ("effect: change of the risk by it", "log hazard", effect, EFFECT_COLOURS, effect_limit(effect)),
+        )
+        for ax, (title, unit, values, colours, limit) in zip(axes, panels, strict=True):
+            ax.imshow(grey, cmap="gray", vmin=0, vmax=255)
+            low, high = (-limit, limit) if limit else _spread(values)
+            drawn = ax.imshow(
+                _painted(bags, mosaic, values), cmap=colours, vmin=low, vmax=high, alpha=0.55, interpolation="nearest"
+            )
+            _frames(ax, bags, mosaic, ranked)
+            ax.set_title(title, fontsize=9.5, loc="left")
+            ax.axis("off")
+            figure.colorbar(drawn, ax=ax, orientation="horizontal", fraction=0.035, pad=0.03, label=unit)
+
+
+def _spread(values: Floats) -> tuple[float, float]:
+    low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def _painted(bags: SlideBags, mosaic: Mosaic, values: Floats) -> npt.NDArray[Any]:
+    """[y, x] the value of the word at each pixel of the mosaic; masked where there is none."""
+    out = np.full(mosaic.image.shape[:2], np.nan)
+    words = values.shape[1]
+    step = bags.side / round(words**0.5) * mosaic.scale
+    for (x, y), value in zip(word_corners(bags, words).reshape(-1, 2) * mosaic.scale, values.ravel(), strict=True):
+        out[round(y) : round(y + step), round(x) : round(x + step)] = value
+    return np.ma.masked_invalid(out)
+
+
+def _frames(ax: Axes, bags: SlideBags, mosaic: Mosaic, ranked: Sequence[int]) -> None:
+    from matplotlib.patches import Rectangle
+
+    side = bags.side * mosaic.scale
+    for number, bag in enumerate(ranked, start=1):
+        x, y = bags.corners[bag] * mosaic.scale
+        ax.add_patch(Rectangle((x, y), side, side, fill=False, edgecolor="white", linewidth=2.4))
+        ax.add_patch(Rectangle((x, y), side, side, fill=False, edgecolor="black", linewidth=1.2))
+        ax.text(x + side * 0.05, y + side * 0.06, str(number), va="top", fontsize=9, fontweight="bold",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2})  # fmt: skip
+
+
+def write_thumbnail(path: Path, bags: SlideBags, mosaic: Mosaic, effect: Floats, side_px: int = 220) -> None:
+    """A small map of effects for lists, JPEG: the slide in grey with the colours of the effects."""
+    grey = np.asarray(Image.fromarray(mosaic.image).convert("L"), dtype=np.float32)[..., None]
+    values = _painted(bags, mosaic, effect)
+    colours = 255 * _coloured(values.filled(0.0) / effect_limit(effect))
+    blended = np.where(values.mask[..., None], grey, 0.5 * grey + 0.5 * colours)
+    image = Image.fromarray(np.broadcast_to(blended, (*blended.shape[:2], 3)).clip(0, 255).astype(np.uint8))
+    image.thumbnail((side_px, side_px))
+    image.save(path, format="JPEG", quality=82)
+
+
+def _coloured(share: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """[..., 3] in 0–1 of values in −1 … 1."""
+    import matplotlib
+
+    return np.asarray(matplotlib.colormaps[EFFECT_COLOURS]((share + 1) / 2)[..., :3], dtype=np.float32)
+
+
+def palette(name: str, steps: int = 33) -> list[str]:
+    """Colours of a colour map from its low to its high end, for pages."""
+    import matplotlib
+
+    return ["#" + "".join(f"{round(255 * part):02x}" for part in colour[:3])
+            for colour in matplotlib.colormaps[name](np.linspace(0, 1, steps))]  # fmt: skip
+
+
+# --- lesions ----------------------------------------------------------------------------------------------
+
+
+def write_lesion(path: Path, slices: npt.NDArray[np.uint8], cam: Floats, title: str) -> None:
+    """The three slices of a crop above, with the signed Grad-CAM over them below.
+
+    Args:
+        slices: [slice, y, x] of the stored crop.
+        cam: [y, x] map, any size; it is the same for all slices, which are the channels of one image.
+    """
+    side = slices.shape[1]
+    limit = effect_limit(cam)
+    smooth = np.asarray(Image.fromarray(cam.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC))
+    with canvas(path, (7.2, 5.5)) as figure:
+        axes = figure.subplots(2, 3, gridspec_kw={"wspace": 0.03, "hspace": 0.05})
+        figure.subplots_adjust(left=0.01, right=0.99, top=0.9, bottom=0.13)
+        figure.suptitle(title, fontsize=9.5, x=0.01, ha="left")
+        for column, name in enumerate(("slice below", "widest slice", "slice above")):
+            for row in range(2):
+                axes[row, column].imshow(slices[column], cmap="gray", vmin=0, vmax=255)
+                axes[row, column].axis("off")
+            drawn = axes[1, column].imshow(smooth, cmap=EFFECT_COLOURS, vmin=-limit, vmax=limit, alpha=0.5)
+            axes[0, column].text(4, 4, name, color="white", fontsize=8.5, va="top")
+        bar = figure.colorbar(drawn, ax=axes[1, :], orientation="horizontal", fraction=0.06, pad=0.04)
+        bar.set_label("lowers the risk          Grad-CAM          raises the risk")
+        bar.set_ticks([-limit, 0, limit], labels=["", "0", ""])
+
+
+# --- items, features, checks ------------------------------------------------------------------------------
+
+
+def write_bars(path: Path, names: Sequence[str], values: Floats, label: str, *, signed: bool) -> None:
+    """Horizontal bars in the given order, largest on top."""
+    with canvas(path, (6.4, 0.75 + 0.235 * max(1, len(names)))) as figure:
+        axes = figure.subplots()
+        places = np.arange(len(names))[::-1]
+        colours = [VERMILLION if value > 0 else BLUE for value in values] if signed else [GREY] * len(names)
+        axes.barh(places, values, color=colours, height=0.72)
+        axes.set_yticks(places, labels=[name if len(name) <= 52 else f"{name[:51]}…" for name in names])
+        axes.axvline(0, color="#333333", linewidth=0.7)
+        axes.set(xlabel=label, ylim=(-0.6, len(names) - 0.4))
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        figure.tight_layout(pad=0.4)
+
+
+LOOKS: Mapping[str, tuple[str, str, str]] = {
+    "weight": ("largest weights", BLUE, "s"),
+    "effect": ("largest effects", VERMILLION, "o"),
+    "random": ("at random", GREY, "^"),
+}
+"""Legend, colour and marker of each way to choose what is left out."""
+
+
+def deletion_curves(curves: Sequence[Curve]) -> Callable[[Figure], None]:
+    """What draws the deletion curves, a panel for bags and one for words; random parts with a standard deviation."""
+
+    def draw(figure: Figure) -> None:
+        levels = list(dict.fromkeys(curve.level for curve in curves))
+        panels = figure.subplots(1, len(levels), squeeze=False)[0]
+        for axes, level in zip(panels, levels, strict=True):
+            for by, (text, colour, marker) in LOOKS.items():
+                rows = [curve for curve in curves if curve.level == level and curve.by == by]
+                counts, moved = [row.count for row in rows], np.array([row.moved for row in rows])
+                axes.plot(counts, moved, marker=marker, markersize=4.5, color=colour, label=text)
+                if by == "random":
+                    spread = np.array([row.spread for row in rows])
+                    axes.fill_between(counts, moved - spread, moved + spread, color=colour, alpha=0.2, linewidth=0)
+            shown = [row.count for row in curves if row.level == level and row.by == "random"]
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(shown, labels=[str(count) for count in shown])
+            axes.minorticks_off()
+            axes.set(xlabel=f"{level} left out", ylim=(0, None))
+        panels[0].set_ylabel("|change of the risk|, log hazard")
+        panels[0].legend(loc="upper left")
+        figure.tight_layout(pad=0.5)
+
+    return draw
+
+
+def write_image(path: Path, image: RgbImage) -> None:
+    """An RGB image as JPEG."""
+    Image.fromarray(image).save(path, format="JPEG", quality=88)
