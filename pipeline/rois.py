@@ -22,7 +22,7 @@ from ..stores.specs import LESION_CROPS, LESION_INTENSITY, LESION_MASK, LESIONS,
 from ..stores.tables import read_rows, write_table
 from .radiology.contact import Strip, lesion_strip, write_sheet
 from .radiology.crops import crop_frame, crop_planes, draw_view, neighbouring_slices, widest_slice, windowed
-from .radiology.geometry import Geometry, ImageError
+from .radiology.geometry import ImageError
 from .radiology.lesions import (
     LesionMask,
     box_region,
@@ -36,7 +36,7 @@ from .radiology.lesions import (
 )
 from .radiology.masks import LabelReader
 from .radiology.segment import load_network
-from .radiology.volumes import Volume, read_geometry
+from .radiology.volumes import Volume, VolumeHeader, read_header
 from .stage import Item, Outcome, Stage, Upstream
 from .windows import find_window
 
@@ -215,7 +215,7 @@ class Roi:
 def check_study(study: CtStudy, settings: RoisSettings) -> list[Problem]:
     """What is wrong with a study: its volume by the header alone, its masks in full; columns have mumo's names."""
     try:
-        stored = read_geometry(
+        header = read_header(
             study.path,
             max_voxels=settings.max_voxels,
             series_uid=study.series_uid,
@@ -223,21 +223,23 @@ def check_study(study: CtStudy, settings: RoisSettings) -> list[Problem]:
         )
     except ImageError as error:
         return [error.problem("ct", study.ct, "path")]
-    geometry, labels, problems = stored.upright().to_lps(), LabelReader(settings), []
+    labels, problems = LabelReader(settings), []
     for lesion in study.lesions:
         try:
-            _check_lesion(geometry, stored, lesion, labels)
+            _check_lesion(header, lesion, labels)
         except ImageError as error:
             column = "box" if lesion.mask is None else "mask"
             problems.append(error.problem("lesions", f"{study.ct}/{lesion.lesion}", column))
     return problems
 
 
-def _check_lesion(geometry: Geometry, stored: Geometry, lesion: Lesion, labels: LabelReader) -> None:
+def _check_lesion(header: VolumeHeader, lesion: Lesion, labels: LabelReader) -> None:
+    stored, geometry = header.stored, header.stored.upright().to_lps()
     if lesion.mask is None:
         box_region(geometry, stored, lesion, name="box")
     else:
-        given_mask(geometry, stored, lesion, labels.read(lesion, geometry, name="mask"), name="lesion")
+        found = labels.read(lesion, geometry, name="mask", frame_uid=header.frame_uid)
+        given_mask(geometry, stored, lesion, found, name="lesion")
 
 
 def _warnings(rows: list[dict[str, Any]]) -> list[str]:

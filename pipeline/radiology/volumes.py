@@ -58,6 +58,16 @@ class Volume:
         return self.geometry.direction
 
 
+@dataclass(frozen=True)
+class VolumeHeader:
+    """What a volume is, before a voxel is read."""
+
+    stored: Geometry
+    """The grid of the file; see `Volume.stored`."""
+    frame_uid: str = ""
+    """See `Volume.frame_uid`."""
+
+
 def read_volume(
     path: Path,
     *,
@@ -107,26 +117,27 @@ def read_labels(path: Path, *, max_voxels: int, name: str = "mask") -> Volume:
     return in_lps(raw, stored)
 
 
-def read_geometry(
+def read_header(
     path: Path,
     *,
     max_voxels: int,
     series_uid: str | None = None,
     slice_tolerance: float = SLICE_TOLERANCE,
     name: str = "volume",
-) -> Geometry:
-    """The grid of a volume or mask as stored, from its header alone; checked as far as a header goes.
+) -> VolumeHeader:
+    """What the header of a volume or mask says, checked as far as a header goes.
 
     Raises:
         ImageError: as in `read_volume`.
     """
     if path.is_dir():
-        return read_series(
+        series = read_series(
             path, series_uid=series_uid, max_voxels=max_voxels, slice_tolerance=slice_tolerance, name=name
-        ).geometry
+        )
+        return VolumeHeader(series.geometry, series.frame_uid)
     check_file(path, max_voxels, name, voxels=False)
     with _silent_itk():
-        return _file_geometry(_reader(image_io(path, name), path), max_voxels, name)
+        return VolumeHeader(_file_geometry(_reader(image_io(path, name), path), max_voxels, name))
 
 
 def in_lps(stored_zyx: npt.NDArray[Any], stored: Geometry) -> Volume:

@@ -550,3 +550,19 @@ def test_rois__real_lung_lesions_have_their_volume_and_fill_their_crops(
     assert crop[1, 18:30, 18:30].mean() > 100, "the lesion is in the middle"
     assert all(channel.std() > 20 for channel in crop)
     shutil.rmtree(tmp_path / "store")
+
+
+def test_check__tells_of_a_structure_set_in_another_frame_of_reference(tmp_path: Path) -> None:
+    image, mask = ct_files.ellipsoid()
+    for file in ct_files.write_dicom(image, tmp_path / "series"):
+        ct_files.change(file, FrameOfReferenceUID="1.2.826.0.1.5")
+    lines = {"GTV": ct_files.outlines(mask)}
+    found = {}
+    for frame_uid in ("1.2.826.0.1.5", "1.2.826.0.1.6"):
+        file = ct_files.write_rtstruct(tmp_path / f"{frame_uid}.dcm", lines, frame_uid=frame_uid)
+        study = ct_files.study(tmp_path / "series", ct_files.lesion("L1", mask=file))
+        found[frame_uid] = RoisStage().check(ct_files.cohort(study), settings())
+    own, other = found.values()
+    assert own == []
+    assert [problem.column for problem in other] == ["mask"]
+    assert "another DICOM frame of reference" in str(other[0])

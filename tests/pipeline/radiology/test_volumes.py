@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from mumo.pipeline.radiology.dicom import read_series
 from mumo.pipeline.radiology.geometry import ImageError, check_same_geometry
-from mumo.pipeline.radiology.volumes import read_geometry, read_labels, read_volume
+from mumo.pipeline.radiology.volumes import read_header, read_labels, read_volume
 
 LIMIT = 10**6
 ENDINGS = [".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"]
@@ -160,7 +160,7 @@ def test_read_volume__refuses_what_is_no_grey_volume(
     tmp_path: Path, ending: str, image: sitk.Image, words: str
 ) -> None:
     path = ct_files.write(image, tmp_path / f"v{ending}")
-    for read in (read_volume, read_geometry, read_labels):
+    for read in (read_volume, read_header, read_labels):
         with pytest.raises(ImageError, match=words):
             read(path, max_voxels=LIMIT)
 
@@ -214,7 +214,7 @@ def test_read_volume__keeps_nothing_of_the_header_but_the_grid(
 
 
 @pytest.mark.parametrize("source", ["folder", "v.nii.gz", "v.nrrd", "v.mhd"])
-def test_read_geometry__is_the_stored_grid_of_the_volume(tmp_path: Path, source: str) -> None:
+def test_read_header__has_the_stored_grid_of_the_volume(tmp_path: Path, source: str) -> None:
     image = ct_files.turned(ct_files.ellipsoid()[0], "ASR")
     path = tmp_path / source
     if source == "folder":
@@ -222,7 +222,8 @@ def test_read_geometry__is_the_stored_grid_of_the_volume(tmp_path: Path, source:
     else:
         ct_files.write(image, path)
     volume = read_volume(path, max_voxels=LIMIT)
-    assert read_geometry(path, max_voxels=LIMIT) == volume.stored
+    header = read_header(path, max_voxels=LIMIT)
+    assert (header.stored, header.frame_uid) == (volume.stored, volume.frame_uid)
     assert volume.stored.to_lps() == volume.geometry
     assert volume.stored.size_xyz == image.GetSize()
 
