@@ -6,18 +6,25 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .listings import compare_with_cohort, print_estimates, print_metrics, print_plan, print_problems, print_reports
+from .listings import (
+    compare_with_cohort,
+    print_estimates,
+    print_metrics,
+    print_plan,
+    print_problems,
+    print_reports,
+    print_status,
+)
+from .stores.places import parse_place
 
 if TYPE_CHECKING:
     from .pipeline.extract import StageReport
 
 DONE, WRONG, SOME_FAILED = 0, 2, 3
-SHOWN_REASONS = 20
-"""How many reasons for each state of a stage are printed."""
 
 app = typer.Typer(
     name="mumo",
@@ -30,7 +37,9 @@ app = typer.Typer(
 )
 
 CohortFile = Annotated[Path, typer.Argument(metavar="COHORT", help="Cohort file (TOML).")]
-StoreFolder = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the feature store.")]
+StoreFolder = Annotated[
+    Any, typer.Argument(metavar="STORE", parser=parse_place, help="Folder of the feature store, or its URL (s3://…).")
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the training run.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", envvar="MUMO_CONFIG", help="Settings (TOML).")
@@ -51,7 +60,7 @@ ExtractDevice = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option("--workers", min=0, help="Local processes; 0 = in this process. Default: one a core."),
+    typer.Option("--workers", min=0, help="Local processes; 0 = in this process, without limits. Default: one a core."),
 ]
 
 
@@ -178,7 +187,7 @@ def extract(
     choice = Choice(stage_names(stage), tuple(only or ()), force, retry_failed, max_failures)
     loaded = load_cohort(cohort, data, settings.clinical)
     if dry_run:
-        existing = Store.open(store) if (store / "store.json").exists() else None
+        existing = Store.find(store)
         plan = plan_extract(loaded, existing, settings, choice)
         print_plan(plan, as_json)
         print_estimates(existing, store, plan, quiet=as_json)
@@ -204,39 +213,33 @@ def status(
     data: DataFolder = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
+    page: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Also write one page with failures and pictures for checking."),
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="With --html: most pictures of a stage.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """Say what a store holds: items done and failed a stage, and sizes; with a cohort, also what is to do or stale.
 
-    Reads the store and, when named, the cohort; writes nothing. Returns 0.
+    Reads the store and, when named, the cohort; writes the page of --html, which needs no other file and no network.
+    Returns 0.
     """
     from .stores.records import Store
     from .stores.status import store_status
 
-    result = store_status(Store.open(store), with_digest=digest)
+    found = Store.open(store)
+    result = store_status(found, with_digest=digest)
     if cohort is not None:
         result["cohort"] = compare_with_cohort(store, cohort, data, config, assignments)
+    if page is not None:
+        from .stores.status_page import write_status_page
+
+        write_status_page(found, result, page, pictures=pictures)
     if as_json:
         typer.echo(json.dumps(result))
         return
-    typer.echo(f"{'stage':<10} {'ok':>6} {'empty':>6} {'failed':>6} {'MB':>10}")
-    for name, row in result["stages"].items():
-        typer.echo(f"{name:<10} {row['ok']:>6} {row['empty']:>6} {row['failed']:>6} {row['bytes'] / 1e6:>10.1f}")
-    for name, row in result["stages"].items():
-        for item, reason in row["failures"].items():
-            typer.echo(f"failed: {name}/{item}: {reason}")
-    for method, row in result["dice"].items():
-        typer.echo(
-            f"masks by {method} against given ones: Dice {row['median']:.2f} (median), {row['lowest']:.2f} (lowest), "
-            f"{row['lesions']} lesions"
-        )
-    for name, states in result.get("cohort", {}).items():
-        typer.echo(f"{name}: " + ", ".join(f"{row['items']} {state}" for state, row in states.items()))
-        for state, row in states.items():
-            for reason, items in list(row["reasons"].items())[:SHOWN_REASONS]:
-                typer.echo(f"  {state}: {items} because of {reason}")
-    if digest:
-        typer.echo(f"digest: {result['digest']}")
+    print_status(result)
 
 
 @app.command()
@@ -419,15 +422,21 @@ def readers(
 
 
 @app.command()
-def report(run: RunFolder, verbose: Verbose = False) -> None:
+def report(
+    run: RunFolder,
+    ablations: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of a `mumo ablate` to show. Default: RUN/ablations.")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
     """Write RUN/report.html, one page that needs no network, and its figures and their numbers into RUN/report.
 
-    Reads the folder of a run. Returns 0, or 2 when the run is not complete.
+    Reads the folder of a run or of an ensemble. Returns 0, or 2 when the run is not complete.
     """
     _set_up_logging(verbose)
     from .fusion.report import write_report
 
-    typer.echo(f"report: {write_report(run)}")
+    typer.echo(f"report: {write_report(run, ablations)}")
 
 
 @app.command()

@@ -12,10 +12,14 @@ if TYPE_CHECKING:
     from .errors import Problem
     from .pipeline.extract import StageReport
     from .pipeline.running.planning import Planned
+    from .stores.places import Place
     from .stores.records import Store
 
 SHOWN_WARNINGS = 5
 """How many warnings of a stage are printed; all are in the store."""
+
+SHOWN_REASONS = 20
+"""How many reasons for what is to do are printed a stage and state."""
 
 
 def print_problems(problems: list[Problem] | tuple[Problem, ...]) -> None:
@@ -39,7 +43,7 @@ def print_plan(plan: list[Planned], as_json: bool) -> None:
     typer.echo(", ".join(f"{states.count(s)} {s}" for s in ("done", "new", "stale", "failed", "waiting")))
 
 
-def print_estimates(existing: Store | None, store: Path, plan: list[Planned], *, quiet: bool) -> None:
+def print_estimates(existing: Store | None, store: Place, plan: list[Planned], *, quiet: bool) -> None:
     """What is to do takes so much; raises StoreError when the disk has no room for it."""
     from .pipeline.running.estimates import check_room, estimate
 
@@ -54,7 +58,7 @@ def print_estimates(existing: Store | None, store: Path, plan: list[Planned], *,
 
 
 def compare_with_cohort(
-    store: Path, cohort: Path, data: Path | None, config: Path | None, assignments: list[str] | None
+    store: Place, cohort: Path, data: Path | None, config: Path | None, assignments: list[str] | None
 ) -> dict[str, Any]:
     """Stage → state → number of items and reasons with their numbers, of a store against a cohort."""
     from collections import Counter
@@ -84,6 +88,28 @@ def compare_with_cohort(
             for state in ("done", "new", "stale", "failed", "waiting")
         }
     return result
+
+
+def print_status(status: dict[str, Any]) -> None:
+    """What a store holds; against a cohort, what is to do and why, where that was asked for."""
+    typer.echo(f"{'stage':<10} {'ok':>6} {'empty':>6} {'failed':>6} {'MB':>10}")
+    for name, row in status["stages"].items():
+        typer.echo(f"{name:<10} {row['ok']:>6} {row['empty']:>6} {row['failed']:>6} {row['bytes'] / 1e6:>10.1f}")
+    for name, row in status["stages"].items():
+        for item, reason in row["failures"].items():
+            typer.echo(f"failed: {name}/{item}: {reason}")
+    for method, row in status["dice"].items():
+        typer.echo(
+            f"masks by {method} against given ones: Dice {row['median']:.2f} (median), {row['lowest']:.2f} (lowest), "
+            f"{row['lesions']} lesions"
+        )
+    for name, states in status.get("cohort", {}).items():
+        typer.echo(f"{name}: " + ", ".join(f"{row['items']} {state}" for state, row in states.items()))
+        for state, row in states.items():
+            for reason, items in list(row["reasons"].items())[:SHOWN_REASONS]:
+                typer.echo(f"  {state}: {items} because of {reason}")
+    if "digest" in status:
+        typer.echo(f"digest: {status['digest']}")
 
 
 def _kind_of_reason(reason: str) -> str:

@@ -91,7 +91,7 @@ def main() -> None:
     ordering(feature_cohort(Plan(), 0))
     inside, test, validation = no_signal(SEEDS)
     print(
-        f"no signal, {SEEDS} cohorts: the 95 % interval of the test patients holds 0.5 in {inside}; mean AUC ± standard "
-        f"error {mean(test)}, of the validation patients, who choose the epochs, {mean(validation)}; "
+        f"no signal, {SEEDS} cohorts: the 95 % interval of the test patients holds 0.5 in {inside}; mean AUC ± its "
+        f"standard error {mean(test)}, of the validation patients, who choose the epochs, {mean(validation)}; "
         f"all {time.perf_counter() - began:.0f} s"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..fusion.deletion import Curve
+from ..fusion.explained import draw_curves
 from ..fusion.figures import BLUE, GREY, STYLE, VERMILLION
 from .mosaic import Mosaic, RgbImage, SlideBags, word_corners
 
@@ -181,38 +182,11 @@ def write_bars(path: Path, names: Sequence[str], values: Floats, label: str, *, 
         figure.tight_layout(pad=0.4)
 
 
-LOOKS: Mapping[str, tuple[str, str, str]] = {
-    "weight": ("largest weights", BLUE, "s"),
-    "effect": ("largest effects", VERMILLION, "o"),
-    "random": ("at random", GREY, "^"),
-}
-"""Legend, colour and marker of each way to choose what is left out."""
-
-
-def deletion_curves(curves: Sequence[Curve]) -> Callable[[Figure], None]:
-    """What draws the deletion curves, a panel for bags and one for words; random parts with a standard deviation."""
-
-    def draw(figure: Figure) -> None:
-        levels = list(dict.fromkeys(curve.level for curve in curves))
-        panels = figure.subplots(1, len(levels), squeeze=False)[0]
-        for axes, level in zip(panels, levels, strict=True):
-            for by, (text, colour, marker) in LOOKS.items():
-                rows = [curve for curve in curves if curve.level == level and curve.by == by]
-                counts, moved = [row.count for row in rows], np.array([row.moved for row in rows])
-                axes.plot(counts, moved, marker=marker, markersize=4.5, color=colour, label=text)
-                if by == "random":
-                    spread = np.array([row.spread for row in rows])
-                    axes.fill_between(counts, moved - spread, moved + spread, color=colour, alpha=0.2, linewidth=0)
-            shown = [row.count for row in curves if row.level == level and row.by == "random"]
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(shown, labels=[str(count) for count in shown])
-            axes.minorticks_off()
-            axes.set(xlabel=f"{level} left out", ylim=(0, None))
-        panels[0].set_ylabel("|change of the risk|, log hazard")
-        panels[0].legend(loc="upper left")
-        figure.tight_layout(pad=0.5)
-
-    return draw
+def write_curves(path: Path, curves: Sequence[Curve]) -> None:
+    """The deletion curves, a panel for bags and one for words."""
+    levels = len({curve.level for curve in curves})
+    with canvas(path, (3.6 * levels, 2.9)) as figure:
+        draw_curves(figure, curves)
 
 
 def write_image(path: Path, image: RgbImage) -> None:

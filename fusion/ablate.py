@@ -12,6 +12,7 @@ from .. import __version__
 from ..config import ModelSettings, Settings
 from ..errors import FitError
 from ..stores.pack import pack
+from ..stores.places import Place
 from ..stores.records import Store
 from . import checkpoint
 from .comparison import paired_delong
@@ -44,7 +45,7 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = {
 
 
 def ablate(
-    store: Path,
+    store: Place,
     run: Path,
     settings: Settings,
     *,

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from ..errors import FitError
 from ..stores.pack import pack
 from ..stores.packed import Packed
+from ..stores.places import Place
 from ..stores.records import Store
 from . import mil
 from .checkpoint import write_atomically, write_json
@@ -60,7 +61,7 @@ class Blocks:
     """Name → [patient, feature], NaN for patients without the modality."""
 
 
-def baselines(store: Path, run: Path, *, said: Said | None = None) -> pd.DataFrame:
+def baselines(store: Place, run: Path, *, said: Said | None = None) -> pd.DataFrame:
     """Train every baseline on the split of a finished run and compare it with the run's model.
 
     Of a run over folds, the baselines are trained on each member's split, and predict the patients it held out.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..stores import tables
 from ..stores.packed import Packed
+from ..stores.places import Place
 from ..stores.records import Store
 from ..stores.specs import CLINICAL, MEASURES
 from .estimates import Numbers
@@ -47,7 +48,7 @@ class Characteristic:
         return np.asarray(~np.isnan(self.values).all(axis=1), dtype=np.bool_)
 
 
-def save_clinical(file: Path, packed: Packed, store: Path) -> None:
+def save_clinical(file: Path, packed: Packed, store: Place) -> None:
     """Write a run's `clinical.parquet` from the codes of its pack and, where the store has them, the measures.
 
     Args:

@@ -26,6 +26,7 @@ from ..config import Settings
 from ..errors import FitError
 from ..stores.pack import pack
 from ..stores.packed import Packed
+from ..stores.places import Place
 from ..stores.records import Store
 from . import checkpoint, metrics, train
 from .members import Done, Member, train_members
@@ -40,7 +41,7 @@ HELD_OUT = "test"
 
 
 def fit_folds(
-    store: Path,
+    store: Place,
     run: Path,
     settings: Settings,
     *,

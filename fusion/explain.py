@@ -7,7 +7,6 @@ Pictures and pages are made elsewhere, from what stands here.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from ..errors import FitError
 from ..stores.pack import pack
 from ..stores.packed import Packed
+from ..stores.places import Place
 from ..stores.records import Store
 from . import deletion
 from .attribution import (
@@ -33,6 +33,7 @@ from .attribution import (
 )
 from .checkpoint import LoadedRun, load_run, member_folders
 from .dataset import INFORMATION, Dataset, report_group
+from .explained import weights_digest
 from .predict import check_matches, resolve_device
 from .tabular import add_tables
 
@@ -109,7 +110,7 @@ class Explainer:
     def __init__(
         self,
         run: Path,
-        store: Path,
+        store: Place,
         *,
         device: str = "auto",
         tables: Mapping[str, Path] | None = None,
@@ -123,7 +124,7 @@ class Explainer:
             check_matches(loaded, self.packed, allow_other_windows=allow_other_windows)
             dataset = Dataset(self.packed, loaded.layout, loaded.scalers, loaded.fit.survival_endpoint)
             loaded.model.to(self.device)
-            self.members.append(Member(loaded, dataset, _sha256(folder / "model.safetensors")))
+            self.members.append(Member(loaded, dataset, weights_digest(folder)))
         self._place = {patient: number for number, patient in enumerate(self.packed.patients)}
 
     @property
@@ -167,9 +168,7 @@ class Explainer:
             lesion_slopes=None if found[0].slopes is None else np.mean([one.slopes for one in found], axis=0),
         )
 
-    def check(
-        self, *, draws: int = DRAWS, seed: int = 0, progress: Callable[[int, int], None] | None = None
-    ) -> Checks:
+    def check(self, *, draws: int = DRAWS, seed: int = 0, progress: Callable[[int, int], None] | None = None) -> Checks:
         """Deletion and randomisation over the held-out patients with slides.
 
         Those are the test patients and those that the run has never seen, where there are none the validation
@@ -307,9 +306,3 @@ def _mean_parts(parts: Sequence[Parts]) -> Parts:
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values))
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-

@@ -54,6 +54,7 @@ STYLE = {
     "ytick.major.width": 0.7,
     "lines.linewidth": 1.6,
 }
+"""matplotlib's settings for every figure."""
 
 
 def roc(

@@ -17,6 +17,7 @@ import torch
 
 from ..config import Settings
 from ..stores.pack import pack
+from ..stores.places import Place
 from ..stores.records import Store
 from .predict import resolve_device
 from .splits import Split
@@ -41,7 +42,7 @@ class Member:
 
 
 def train_members(
-    store: Path,
+    store: Place,
     run: Path,
     members: Sequence[Member],
     *,
@@ -86,7 +87,7 @@ def train_members(
             raise
 
 
-def train_member(store: Path, folder: Path, member: Member, device: str, resume: bool) -> None:
+def train_member(store: Place, folder: Path, member: Member, device: str, resume: bool) -> None:
     """Train one member into its folder."""
     settings = member.settings
     fit = settings.fit.model_copy(update={"bootstrap": min(MEMBER_BOOTSTRAP, settings.fit.bootstrap)})

@@ -15,6 +15,7 @@ import torch
 from ..errors import FitError
 from ..stores.pack import pack
 from ..stores.packed import Packed
+from ..stores.places import Place
 from ..stores.records import Store
 from ..stores.specs import PREDICTIONS
 from ..stores.tables import read_rows, write_table
@@ -134,7 +135,7 @@ def read_predictions(file: Path) -> pd.DataFrame:
 
 def predict(
     run: Path,
-    store: Path,
+    store: Place,
     out: Path,
     *,
     device: str = "auto",
@@ -185,6 +186,7 @@ def predict(
         replicates=loaded.fit.bootstrap,
         seed=loaded.fit.seed,
     )
+    evaluated["chosen_on"] = loaded.info["chosen_on"]
     write_json(out.with_name(f"{out.name}.metrics.json"), evaluated)
     return frame
 

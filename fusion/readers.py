@@ -143,7 +143,6 @@ def _value(text: str, kind: str, where: str) -> float:
 def _against(reader: Reader, rows: pd.DataFrame, files: RunFiles) -> dict[str, Any]:
     """One reader's figures and tests, as JSON takes them."""
     labels, probability = numbers(rows["label"]), numbers(rows["probability"])
-    threshold = files.metrics["threshold"]
     again = {"replicates": int(files.metrics["replicates"]), "seed": int(files.metrics["seed"])}
     judged = np.isfinite(reader.best) & ~np.isnan(labels)
     best, truth, model = reader.best[judged], labels[judged], probability[judged]
@@ -160,9 +159,10 @@ def _against(reader: Reader, rows: pd.DataFrame, files: RunFiles) -> dict[str, A
         "levene_p": stability.as_json(),
         "auc_spread": {name: float(values.std(ddof=1)) for name, values in spreads.items()},
     }
-    called = np.isfinite(reader.calls) & ~np.isnan(labels)
-    if called.any() and threshold is not None:
-        found["calls"] = _calls(labels[called], reader.calls[called], (probability[called] >= threshold).astype(float))
+    own = files.calls[rows.index]
+    called = np.isfinite(reader.calls) & ~np.isnan(labels) & ~np.isnan(own)
+    if called.any():
+        found["calls"] = _calls(labels[called], reader.calls[called], own[called])
     return found
 
 

@@ -35,6 +35,7 @@ MOST_ROWS = 12
 ROWS = (
     ("AUC", ("auc",), "0.000"),
     ("AUC, DeLong’s interval", ("auc_delong",), "0.000"),
+    ("AUC of pairs within a fold", ("auc_within_folds",), "0.000"),
     ("Average precision", ("average_precision",), "0.000"),
     ("Brier score", ("brier",), "0.000"),
     ("Calibration intercept (best: 0)", ("calibration_intercept",), "0.00"),
@@ -56,6 +57,9 @@ ROWS = (
     ("Log-rank p, OS", ("os", "log_rank_p"), "p"),
 )
 """Rows of the table of metrics: name, place in `metrics.json`, format."""
+
+OF_FOLDS = ("auc_within_folds",)
+"""A place that only runs over folds have."""
 
 
 SORTING = """
@@ -87,11 +91,16 @@ for (const table of document.querySelectorAll("table.sortable")) {
 """The page's one script: a click on a column's head sorts the table by it, unknown values last."""
 
 
-def write_report(run: Path) -> Path:
+def write_report(run: Path, ablations: Path | None = None) -> Path:
     """Write `report.html` into a run folder, with every figure as `report/NAME.svg` and its numbers as `NAME.csv`.
 
     Needs `predictions.parquet` and `metrics.json`; `config.json`, `run.json`, `split.csv`, `history.jsonl`,
-    `clinical.parquet`, `baselines/comparison.json` and `readers/readers.json` add their sections.
+    `clinical.parquet`, `baselines/comparison.json`, `readers/readers.json` and `ablations/ablations.json` add their
+    sections; of an ensemble, `folds.csv` says whose threshold is whose.
+
+    Args:
+        run: the folder.
+        ablations: folder of a `mumo ablate` of the same store, in place of RUN/ablations.
 
     Returns:
         The page's path.
@@ -100,7 +109,7 @@ def write_report(run: Path) -> Path:
         FitError: a file is missing or broken, or files contradict each other.
         StoreError: a table cannot be read.
     """
-    files = read_run(run)
+    files = read_run(run, ablations)
     page, drawings = run / "report.html", Drawings()
     text = render(files, drawings, name=run.resolve().name)
     aside = page.with_suffix(".html.part")
@@ -134,6 +143,8 @@ def render(files: RunFiles, drawings: Drawings, *, name: str) -> str:
         parts=present,
         metrics=files.metrics["parts"],
         threshold=files.metrics["threshold"],
+        called=files.called,
+        ensemble=files.run.get("kind") == "ensemble",
         folds=files.run.get("folds"),
         confidence=f"{100 * files.metrics['confidence']:g}",
         days_per_month=f"{figures.DAYS_PER_MONTH:.2f}",
@@ -171,6 +182,7 @@ def _performance(files: RunFiles, drawings: Drawings, present: list[str], main: 
     }
     return {
         "key_figures": _key_figures(parts[main]) if main else [],
+        "within_folds": cell(parts[main][OF_FOLDS[0]], "0.000") if main and OF_FOLDS[0] in parts[main] else None,
         "metric_rows": _metric_rows(parts, present),
         "methods": _methods(parts, present),
         "patterns": _patterns(files, present),
@@ -181,6 +193,8 @@ def _performance(files: RunFiles, drawings: Drawings, present: list[str], main: 
         "stability": report_figures.stability(files, present, drawings),
         "survival": [_survival(files, part, drawings) for part in present if part != "train"],
         "risk_groups": report_sections.risk_groups(files, files.items, main),
+        "spread": report_sections.spread(files),
+        "ablations": report_sections.ablations(files),
         "baselines": report_sections.baselines(files),
         "readers": report_sections.readers(files),
         "readers_part": files.readers.get("part"),
@@ -246,13 +260,19 @@ def _patterns(files: RunFiles, present: list[str]) -> list[tuple[str, list[dict[
 
 
 def _metric_rows(parts: Mapping[str, Any], present: list[str]) -> list[tuple[str, list[Cell]]]:
-    return [(text, [cell(at(parts[part], place), form) for part in present]) for text, place, form in ROWS]
+    return [(text, [cell(at(parts[part], place), form) for part in present]) for text, place, form in _rows(parts)]
+
+
+def _rows(parts: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...], str]]:
+    """`ROWS` without those that only runs over folds have, where this is none."""
+    folds = all(OF_FOLDS[0] in metrics for metrics in parts.values())
+    return [row for row in ROWS if folds or row[1] != OF_FOLDS]
 
 
 def _methods(parts: Mapping[str, Any], present: list[str]) -> list[tuple[str, str]]:
     """Metric → how its interval was computed, as `metrics.json` says."""
     found = {}
-    for text, place, _ in ROWS:
+    for text, place, _ in _rows(parts):
         methods = [method for part in present if (method := at(parts[part], place)["method"])]
         if methods:
             found[text] = methods[0]
@@ -286,11 +306,12 @@ def _months(days: float | None) -> str:
 
 def _patients(files: RunFiles, part: str) -> list[dict[str, Any]]:
     """Rows of the table of patients, most likely responders first."""
-    threshold, names = files.metrics["threshold"], _all_patterns(files)
+    names, words = _all_patterns(files), {1.0: "response", 0.0: "no response"}
+    table = files.predictions.assign(call=files.calls)[files.chosen(part)]
     rows = []
-    for row in files.rows(part).sort_values(["probability", "patient"], ascending=[False, True]).to_dict("records"):
+    for row in table.sort_values(["probability", "patient"], ascending=[False, True]).to_dict("records"):
         label = numbers([row["label"]])[0]
-        call = "–" if threshold is None else "response" if row["probability"] >= threshold else "no response"
+        call = words.get(row["call"], "–")
         rows.append(
             {
                 "patient": row["patient"],
@@ -301,7 +322,7 @@ def _patients(files: RunFiles, part: str) -> list[dict[str, Any]]:
                 "call": call,
                 "risk": number(row["risk"], "0.00"),
                 "label": "unknown" if math.isnan(label) else "responder" if label else "non-responder",
-                "wrong": threshold is not None and not math.isnan(label) and (call == "response") != bool(label),
+                "wrong": call in words.values() and not math.isnan(label) and (call == "response") != bool(label),
             }
             | {endpoint: _time(row[f"{endpoint}_days"], row[f"{endpoint}_event"]) for endpoint in ENDPOINTS}
         )

@@ -141,12 +141,12 @@ def stability(files: RunFiles, present: Sequence[str], made: Drawings) -> str | 
 
 def survival(files: RunFiles, part: str, endpoint: str, note: str, made: Drawings) -> str | None:
     """Kaplan–Meier curves of one part's risk groups; none without known times or without a threshold."""
-    rows, threshold = files.rows(part), files.metrics["threshold"]
+    rows, low_risk = files.rows(part), files.calls[files.chosen(part)]
     days, events = numbers(rows[f"{endpoint}_days"]), numbers(rows[f"{endpoint}_event"])
-    known = ~(np.isnan(days) | np.isnan(events))
-    if threshold is None or not known.any():
+    known = ~(np.isnan(days) | np.isnan(events) | np.isnan(low_risk))
+    if not known.any():
         return None
-    high_risk = (numbers(rows["probability"]) < threshold)[known]
+    high_risk = low_risk[known] == 0
     time, event, name = days[known], events[known] == 1, f"{part}-{endpoint}"
     drawn = figures.survival_curves(time, event, high_risk, name=name, outcome=ENDPOINTS[endpoint], note=note)
     table: dict[str, list[Any]] = {key: [] for key in ("risk", "days", "survival", "low", "high", "at_risk")}

@@ -52,6 +52,8 @@ def by_group(metrics: Mapping[str, Any], patterns: Mapping[str, str]) -> list[tu
     sections = [("Imaging", metrics["modalities"], patterns)]
     if len(metrics.get("centres", {})) > 1:
         sections.append(("Centre", metrics["centres"], {}))
+    if "folds" in metrics:
+        sections.append(("Fold", metrics["folds"], {}))
     table = []
     for title, found, names in sections:
         keys = [key for key in names if key in found] or sorted(found)
@@ -80,12 +82,10 @@ def table_one(files: RunFiles, items: Sequence[Characteristic], present: Sequenc
 
 def risk_groups(files: RunFiles, items: Sequence[Characteristic], part: str | None) -> dict[str, Any] | None:
     """The two risk groups of one part by what is known of them."""
-    threshold = files.metrics["threshold"]
-    if part is None or threshold is None:
+    if part is None or not files.called:
         return None
-    chosen = files.predictions["part"].to_numpy(dtype=str) == part
-    high = files.predictions["probability"].to_numpy(dtype=np.float64) < threshold
-    return _compared(items, {"low risk": chosen & ~high, "high risk": chosen & high}, everyone=False)
+    chosen, calls = files.chosen(part), files.calls
+    return _compared(items, {"low risk": chosen & (calls == 1), "high risk": chosen & (calls == 0)}, everyone=False)
 
 
 def _compared(
@@ -144,6 +144,48 @@ def called(name: str) -> str:
         return "age group"
     first, comma, rest = name.partition(",")
     return NAMES.get(first, first.replace("_", " ")) + comma + rest
+
+
+# --- ensembles and ablations ------------------------------------------------------------------------------
+
+
+def spread(files: RunFiles) -> dict[str, Any] | None:
+    """How much the AUC of an ensemble differs between seeds and between folds; none for a single model."""
+    found = files.metrics.get("spread")
+    if not found:
+        return None
+    rows = []
+    for what, name in (("seeds", "seeds"), ("folds", "folds, mean over seeds")):
+        if what in found:
+            values = found[f"auc_of_{what}"]
+            figures = [number(finite(found[what][key]), "0.000") for key in ("mean", "sd", "low", "high")]
+            each = [f"{key}: {number(finite(value), '0.000')}" for key, value in values.items()]
+            rows.append((name, len(values), figures, each))
+    return {"part": found["part"], "rows": rows}
+
+
+def ablations(files: RunFiles) -> dict[str, Any] | None:
+    """What the model is without one of its parts, set against the full model; none where nothing was ablated."""
+    found = files.ablations
+    if found is None:
+        return None
+    rows = [
+        {
+            "name": row["ablation"].replace("-", " "),
+            "own": place == 0,
+            "auc": _estimate(row, "auc"),
+            "sd": number(finite(row.get("auc_seeds_sd")), "0.000"),
+            "c_index": number(finite(row.get("c_index")), "0.000"),
+            "difference": _estimate(row, "difference"),
+            "p": number(finite(row.get("p")), "p"),
+        }
+        for place, row in enumerate(found.rows)
+    ]
+    full = found.rows[0]
+    return {"part": full["part"], "labelled": full["labelled"], "patients": full["patients"], "rows": rows} | {
+        "same_split": found.same_split,
+        "seeds": found.seeds,
+    }
 
 
 # --- other predictors -------------------------------------------------------------------------------------
@@ -283,8 +325,9 @@ def _split(split: Mapping[str, Any], fit: Mapping[str, Any], run: Mapping[str, A
             f"{run['folds']} folds by {unit}, {run.get('seeds')} training(s) each; a share of each fold's training "
             "patients chose its weights and threshold."
         )
+    ensemble = f" {run['seeds']} trainings on the one split, predictions averaged." if "seeds" in run else ""
     shares = f"validation {split.get('validation')}, test {split.get('test')}"
-    return f"By patient, stratified by label: {shares}; seed {split.get('seed', fit.get('seed'))}."
+    return f"By patient, stratified by label: {shares}; seed {split.get('seed', fit.get('seed'))}.{ensemble}"
 
 
 def limits(files: RunFiles, present: Sequence[str], main: str | None) -> list[str]:
@@ -292,6 +335,11 @@ def limits(files: RunFiles, present: Sequence[str], main: str | None) -> list[st
     said = []
     if main is None:
         said.append("No patient was held out: nothing here says how the model does on new patients.")
+    elif files.run.get("folds"):
+        said.append(
+            "Folds: each patient is ranked against patients of other folds by different models, which pulls the pooled "
+            "AUC down a little; the AUC of pairs within a fold is free of that."
+        )
     elif main == "validation":
         said.append("The held-out patients chose the weights, so their figures are optimistic.")
     if main:

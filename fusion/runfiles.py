@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import FitError
 from ..stores import tables
@@ -17,12 +18,24 @@ from ..stores.specs import PREDICTIONS
 from .characteristics import Characteristic, read_clinical
 from .comparison import MODEL
 from .estimates import Numbers, numbers
-from .metrics import auc, check_predictions
+from .metrics import auc, calls_at, check_predictions
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ablations:
+    """What `mumo ablate` found."""
+
+    rows: list[dict[str, Any]]
+    """Rows of `ablations.json`, the full model first."""
+    same_split: bool
+    """Whether the held-out patients are those of the run."""
+    seeds: int
+    """Trainings of each."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +55,28 @@ class RunFiles:
     """Rows of `baselines/comparison.json`."""
     readers: dict[str, Any]
     """Content of `readers/readers.json`."""
+    ablations: Ablations | None
+    """The ablations of the same store."""
+    thresholds: Numbers
+    """[prediction] threshold of each patient's call: the run's, or that of the fold; NaN where there is none."""
+
+    @property
+    def calls(self) -> Numbers:
+        """[prediction] 1 where response is predicted, 0 where not, NaN without a threshold."""
+        return calls_at(self.predictions["probability"], self.thresholds)
+
+    @property
+    def called(self) -> bool:
+        """Whether anybody has a threshold."""
+        return bool(np.isfinite(self.thresholds).any())
 
     def rows(self, part: str) -> pd.DataFrame:
         """Predictions of one part."""
-        return self.predictions[self.predictions["part"] == part]
+        return self.predictions[self.chosen(part)]
+
+    def chosen(self, part: str) -> npt.NDArray[np.bool_]:
+        """[prediction] whether the patient is of a part."""
+        return (self.predictions["part"] == part).to_numpy(dtype=np.bool_)
 
     def labels(self, part: str) -> tuple[Numbers, Numbers]:
         """Labels (NaN unknown) and probabilities of one part."""
@@ -53,28 +84,34 @@ class RunFiles:
         return numbers(rows["label"]), numbers(rows["probability"])
 
 
-def read_run(run: Path) -> RunFiles:
+def read_run(run: Path, ablations: Path | None = None) -> RunFiles:
     """Read the files of a run folder and check that they belong together.
 
+    Args:
+        run: the folder.
+        ablations: folder of a `mumo ablate`; default RUN/ablations, where there is one.
+
     Raises:
-        FitError: a file is missing or broken, or files contradict each other.
+        FitError: a file is missing or broken, files contradict each other, or `ablations` is of another store.
         StoreError: the table of predictions cannot be read.
     """
     for needed in ("predictions.parquet", "metrics.json"):
         if not (run / needed).is_file():
             raise FitError(f"run folder {run}: expected {needed}, found none; finish `mumo fit` first")
     predictions = tables.read_table(run / "predictions.parquet", PREDICTIONS).to_pandas()
-    evaluated = _read_json(run / "metrics.json")
+    evaluated, info = _read_json(run / "metrics.json"), _read_json(run / "run.json")
     files = RunFiles(
         predictions=predictions,
         metrics=evaluated,
         config=_read_json(run / "config.json"),
-        run=_read_json(run / "run.json"),
+        run=info,
         split=_read_split(run / "split.csv"),
         history=_read_history(run / "history.jsonl"),
         items=read_clinical(_clinical_file(run), list(predictions["patient"])),
         comparison=_of_this_run(_read_rows(run / "baselines" / "comparison.json"), evaluated),
         readers=_readers_of_this_run(_read_json(run / "readers" / "readers.json"), evaluated),
+        ablations=_read_ablations(run, ablations, info),
+        thresholds=_thresholds(run, list(predictions["patient"]), evaluated),
     )
     _check(files)
     return files
@@ -84,6 +121,36 @@ def _clinical_file(run: Path) -> Path:
     """The run's own, or of a run over folds that of its first member: all members have the same patients."""
     own = run / "clinical.parquet"
     return own if own.is_file() else next(iter(sorted((run / "members").glob("*/clinical.parquet"))), own)
+
+
+def _thresholds(run: Path, patients: list[str], evaluated: dict[str, Any]) -> Numbers:
+    """[patient] the one threshold, or that of each one's fold."""
+    of_folds = evaluated.get("thresholds")
+    if not of_folds:
+        return np.full(len(patients), finite(evaluated.get("threshold")))
+    fold_of = _read_columns(run / "folds.csv", "patient", "fold")
+    if without := [patient for patient in patients if fold_of.get(patient) not in of_folds]:
+        raise FitError(f"run folder: folds.csv: expected the fold of every patient, found none for {without[:5]}")
+    return np.array([finite(of_folds[fold_of[patient]]) for patient in patients])
+
+
+def _read_ablations(run: Path, given: Path | None, info: dict[str, Any]) -> Ablations | None:
+    """The ablations in a folder; of another store they are refused where they were asked for, else left out."""
+    folder = given or run / "ablations"
+    rows, about = _read_rows(folder / "ablations.json"), _read_json(folder / "run.json")
+    if not rows:
+        if given:
+            raise FitError(f"{given}: expected ablations.json, found none; give the folder of a finished `mumo ablate`")
+        return None
+    if about.get("store_digest") != info.get("store_digest"):
+        if given:
+            raise FitError(f"{given}: its ablations are of another store than the run; ablate that one")
+        _log.warning("ablations are of another store and left out; run `mumo ablate` again")
+        return None
+    members = [str(name) for name in about.get("members", ())]
+    split = _read_split(folder / "members" / members[0] / "split.csv") if members else {}
+    seeds = sum(name.startswith(f"{rows[0]['ablation']}-seed-") for name in members)
+    return Ablations(rows, bool(split) and split == _read_split(run / "split.csv"), seeds)
 
 
 def finite(value: Any) -> float:
@@ -137,6 +204,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_split(path: Path) -> dict[str, str]:
+    return _read_columns(path, "patient", "part")
+
+
+def _read_columns(path: Path, key: str, value: str) -> dict[str, str]:
+    """Two columns of a CSV as a mapping; nothing where the file is missing."""
     import pandas as pd
 
     if not path.is_file():
@@ -144,10 +216,10 @@ def _read_split(path: Path) -> dict[str, str]:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise FitError(f"run folder: split.csv: cannot be read: {error}") from error
-    if not {"patient", "part"} <= set(table.columns):
-        raise FitError(f"run folder: split.csv: expected columns patient and part, found {list(table.columns)}")
-    return dict(zip(table["patient"], table["part"], strict=True))
+        raise FitError(f"run folder: {path.name}: cannot be read: {error}") from error
+    if not {key, value} <= set(table.columns):
+        raise FitError(f"run folder: {path.name}: expected columns {key} and {value}, found {list(table.columns)}")
+    return dict(zip(table[key], table[value], strict=True))
 
 
 def _read_history(path: Path) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..config import Settings
 from ..stores.pack import pack
+from ..stores.places import Place
 from ..stores.records import Store
 from . import checkpoint, metrics
 from .crossfit import fit_folds, mean_of, summary
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def fit_many(
-    store: Path,
+    store: Place,
     run: Path,
     settings: Settings,
     *,

@@ -22,6 +22,7 @@ from ..config import FitSettings, Settings
 from ..errors import FitError
 from ..stores.pack import pack
 from ..stores.packed import Packed
+from ..stores.places import Place
 from ..stores.records import Store
 from . import checkpoint, losses, metrics, trackers
 from .card import write_card
@@ -69,7 +70,7 @@ class Trained:
 
 
 def fit(
-    store: Path,
+    store: Place,
     run: Path,
     settings: Settings,
     *,
@@ -109,7 +110,7 @@ def fit(
 
 def fit_packed(
     packed: Packed,
-    store: Path,
+    store: Place,
     run: Path,
     settings: Settings,
     *,
@@ -151,6 +152,7 @@ def fit_packed(
             "epochs": trained.epochs,
             "averaged": trained.averaged,
             "threshold": threshold,
+            "chosen_on": evaluated["chosen_on"],
             "seconds": round(time.perf_counter() - started, 3),
         }
         write_card(run / "MODEL_CARD.md", info, settings, evaluated)
@@ -375,7 +377,7 @@ def _evaluate(
 
 def threshold_part(parts: Iterable[str]) -> str:
     """The part that chooses the threshold: validation, or train where validation is all that is held out."""
-    return "validation" if "test" in parts else "train"
+    return "validation" if "test" in set(parts) else "train"
 
 
 def chosen_on(threshold: str) -> dict[str, str]:

@@ -30,6 +30,7 @@ import zarr
 
 from ..errors import ConfigError, Problem, RegionError, StoreError
 from ..stores import arrays, tables
+from ..stores.places import Place
 from ..stores.specs import BAGS, LESION_INTENSITY, LESION_MASK, OMICS
 from .omics.grey_bags import area_average, grey_bag
 from .omics.presets import Parameters, bag_parameters, lesion_parameters
@@ -321,7 +322,7 @@ class RegionJob:
         """Features of every row."""
         return feature_names(self.parameters, self.kind)
 
-    def bags(self, pixels: Path, table: Path) -> Iterator[Row]:
+    def bags(self, pixels: Place, table: Place) -> Iterator[Row]:
         """One row a bag of `pixels.zarr`, in the order of `bags.parquet`."""
         rows = tables.read_rows(table, BAGS)
         with open_bags(pixels, self.item, self.slide) as bags:
@@ -332,7 +333,7 @@ class RegionJob:
                 reason, values = self._features(str(row["bag"]), grey[None], None, BAG_SPACING)
                 yield Row(row["patient"], row["slide"], str(row["bag"]), reason, values, self.engine)
 
-    def lesions(self, volumes: Path) -> Iterator[Row]:
+    def lesions(self, volumes: Place) -> Iterator[Row]:
         """One row a lesion of `volumes.zarr`, in its order."""
         root = arrays.open_group(volumes)
         count: Any = root.attrs.get("lesions")

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
+import zarr.storage
 from zarr.codecs import ZstdCodec
 
 from ..errors import StoreError
 from .jpeg import JpegCodec
+from .places import Place
 from .specs import FORMAT_VERSION, ArraySpec
 
 
@@ -57,10 +59,10 @@ def write_array(group: zarr.Group, spec: ArraySpec, values: npt.NDArray[Any], *,
         array[...] = values
 
 
-def open_group(path: Path) -> zarr.Group:
-    """An existing group, read-only; an unknown format version is refused."""
+def open_group(path: Place) -> zarr.Group:
+    """An existing group, read-only, on a disk or in an object store; an unknown format version is refused."""
     try:
-        group = zarr.open_group(store=str(path), mode="r", zarr_format=3)
+        group = zarr.open_group(store=_zarr_store(path), mode="r", zarr_format=3)
     except (FileNotFoundError, ValueError, KeyError) as error:
         raise StoreError(f"{path}: not a readable Zarr group: {error}") from error
     version = group.attrs.get("format_version")
@@ -80,3 +82,9 @@ def open_array(group: zarr.Group, spec: ArraySpec) -> zarr.Array[Any]:
             f"expected {spec.dtype} with {spec.dims}"
         )
     return array
+
+
+def _zarr_store(place: Place) -> Any:
+    if isinstance(place, Path):
+        return str(place)
+    return zarr.storage.FsspecStore.from_url(str(place), storage_options=dict(place.storage_options), read_only=True)

@@ -1,22 +1,27 @@
 """Leases: which driver computes an item, so that two drivers on one store share the work.
 
-A lease is a file that its taker creates exclusively, touches while it works, and removes. Where the taker has died
-(same machine) or has not touched it for the time of expiry (another machine), it is void and may be taken over.
+A lease is a file that its taker creates exclusively and removes; it names the taker. Each driver rewrites a file of its
+own, its sign of life, as long as it works. The lease of a driver that has died (same machine), or that gave no sign
+for the time of expiry (another machine), is void. Who wants it over creates a claim exclusively, so that of several one
+gets it. All this works the same on a disk and on an object store, and times are compared on the storage's own clock.
 Leases save work; they do not guard content: commits of one item at once are safe without them.
 """
 
 from __future__ import annotations
 
-import os
+import logging
 import threading
+import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Self
 
 from .owners import new_owner_name, owner_state
+from .places import Place
 from .records import Store
 
+_log = logging.getLogger(__name__)
 _BEATS_PER_EXPIRY = 6
+_CLAIM = ".claim~"
 
 
 @dataclass
@@ -25,13 +30,16 @@ class Leases:
 
     store: Store
     expiry_s: float
-    """A lease that was not touched for so long is void."""
+    """The leases of a driver that gave no sign for so long are void."""
     _owner: str = field(default_factory=new_owner_name, init=False)
-    _held: set[Path] = field(default_factory=set, init=False)
+    _held: set[Place] = field(default_factory=set, init=False)
+    _living: dict[str, float] = field(default_factory=dict, init=False)
+    """Drivers of other machines → when this one last saw that they live, by its monotonic clock."""
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
     _thread: threading.Thread | None = field(default=None, init=False)
 
     def __enter__(self) -> Self:
+        self._give_sign()
         self._thread = threading.Thread(target=self._beat, name="leases", daemon=True)
         self._thread.start()
         return self
@@ -42,93 +50,98 @@ class Leases:
             self._thread.join()
         for file in list(self._held):
             self._release(file)
+        self.store.files.remove(self._sign(self._owner))
+
+    def now(self) -> float:
+        """The time on the storage's clock, seconds since 1970."""
+        self._give_sign()
+        return self.store.files.modified(self._sign(self._owner)) or time.time()
 
     def take(self, stage: str, item: str) -> bool:
         """Take the lease of an item; false when another living driver has it."""
-        file = self.store.path / stage / "leases" / item
+        file = self._file(stage, item)
         for _ in range(2):
-            if self._create(file):
+            if self.store.files.create(file, self._owner.encode()):
                 self._held.add(file)
                 return True
-            if not self._make_way(file):
-                return False
+            owner = self._read(file)
+            if owner is not None:
+                return self._is_void(owner, file) and self._take_over(file, owner)
         return False
 
     def release(self, stage: str, item: str) -> None:
         """Give back the lease of an item; one that was taken over in the meantime stays with its new owner."""
-        self._release(self.store.path / stage / "leases" / item)
+        self._release(self._file(stage, item))
 
     def sweep(self, stage: str) -> None:
-        """Remove void leases, and what dead takers left beside them."""
-        folder = self.store.path / stage / "leases"
-        for file in sorted(folder.iterdir()) if folder.exists() else ():
-            if not file.name.startswith("."):
-                self._make_way(file)
-            elif owner_state(file.name.rpartition("~")[2]) is False:
-                file.unlink(missing_ok=True)
+        """Remove void leases, and what dead drivers left beside them."""
+        files, folder = self.store.files, self.store.path / stage / "leases"
+        for name in files.names(folder):
+            file = folder / name
+            owner = self._read(file)
+            if owner is None or not self._is_void(owner, file):
+                continue
+            if name.startswith(_CLAIM):
+                files.remove(file)
+            elif self._take_over(file, owner):
+                self._release(file)
+        for owner in files.names(self.store.path / "drivers"):
+            if owner != self._owner and self._is_void(owner, self._sign(owner)):
+                files.remove(self._sign(owner))
 
-    def _create(self, file: Path) -> bool:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            return False
-        with os.fdopen(handle, "w", encoding="ascii") as stream:
-            stream.write(self._owner)
-        return True
+    def _file(self, stage: str, item: str) -> Place:
+        return self.store.path / stage / "leases" / item
 
-    def _make_way(self, file: Path) -> bool:
-        """Remove a void lease. Whether it is worth trying to create it again."""
-        owner = _read_owner(file)
-        if owner is None:
-            return True
-        if not self._is_void(file, owner):
+    def _sign(self, owner: str) -> Place:
+        return self.store.path / "drivers" / owner
+
+    def _give_sign(self) -> None:
+        self.store.files.write(self._sign(self._owner), self._owner.encode())
+
+    def _take_over(self, file: Place, owner: str) -> bool:
+        """Put this driver into the place of `owner`, whose lease is void; false when that did not work out now."""
+        files, claim = self.store.files, file.with_name(f"{_CLAIM}{file.name}~{owner or 'nobody'}")
+        if not files.create(claim, self._owner.encode()):
+            other = self._read(claim)
+            if other is not None and self._is_void(other, claim):
+                files.remove(claim)
             return False
-        # A rename succeeds for one taker only; what it moved is looked at again, for it may be newer than judged.
-        aside = file.with_name(f".aside~{new_owner_name()}")
         try:
-            file.rename(aside)
-        except FileNotFoundError:
-            return True
-        try:
-            if _read_owner(aside) != owner:
-                os.link(aside, file)
+            # Looked at again: another driver may have taken it over, and ended its claim, in the meantime.
+            if self._read(file) != owner:
                 return False
-        except FileExistsError:
-            return False
+            files.write(file, self._owner.encode())
+            self._held.add(file)
+            return True
         finally:
-            aside.unlink(missing_ok=True)
-        return True
+            files.remove(claim)
 
-    def _is_void(self, file: Path, owner: str) -> bool:
+    def _is_void(self, owner: str, file: Place) -> bool:
+        """Whether a lease or claim of `owner` no longer holds; one without content is judged by its own age."""
         alive = owner_state(owner) if owner else None
         if alive is not None:
             return not alive
-        probe = file.with_name(f".clock~{new_owner_name()}")
-        probe.touch()  # the file system's own clock, which other machines' touches are measured by too
-        try:
-            return probe.stat().st_mtime - file.stat().st_mtime > self.expiry_s
-        except FileNotFoundError:
+        seen = self._living.get(owner)
+        if owner and seen is not None and time.monotonic() - seen < self.expiry_s / _BEATS_PER_EXPIRY:
+            return False
+        last = self.store.files.modified(self._sign(owner) if owner else file)
+        if last is None or self.now() - last > self.expiry_s:
             return True
-        finally:
-            probe.unlink(missing_ok=True)
+        self._living[owner] = time.monotonic()
+        return False
 
-    def _release(self, file: Path) -> None:
+    def _read(self, file: Place) -> str | None:
+        data = self.store.files.read(file)
+        return None if data is None else data.decode(errors="replace")
+
+    def _release(self, file: Place) -> None:
         self._held.discard(file)
-        if _read_owner(file) == self._owner:
-            file.unlink(missing_ok=True)
+        if self._read(file) == self._owner:
+            self.store.files.remove(file)
 
     def _beat(self) -> None:
         while not self._stop.wait(self.expiry_s / _BEATS_PER_EXPIRY):
-            for file in list(self._held):
-                try:
-                    os.utime(file)
-                except OSError:  # taken over, or the disk hiccuped; the next beat tries again
-                    continue
-
-
-def _read_owner(file: Path) -> str | None:
-    try:
-        return file.read_text(encoding="ascii")
-    except FileNotFoundError:
-        return None
+            try:
+                self._give_sign()
+            except OSError as error:  # the storage hiccuped; the next beat tries again
+                _log.debug("no sign of life could be given: %s", error)

@@ -14,9 +14,12 @@ import psutil
 _NAME = re.compile(r"([0-9a-f]{8})-(\d+)-[0-9a-f]{8}")
 
 
-def new_owner_name() -> str:
-    """A name that no other call gives, and that tells machine and process: `<machine>-<pid>-<random>`."""
-    return f"{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+def new_owner_name(process: int | None = None) -> str:
+    """A name that no other call gives, and that tells machine and process: `<machine>-<pid>-<random>`.
+
+    The process is this one, or another of this machine that answers for what gets the name.
+    """
+    return f"{_machine()}-{process or os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 def owner_state(name: str) -> bool | None:

@@ -2,16 +2,17 @@
 
 A pack is a folder `STORE/packed/<key>/` of `.npy` files and one `meta.json`. The key is a fingerprint of the digests of
 every part that was read, so that a pack is built once, found again from the completion records alone, and never
-stands for other content. It is written to staging and renamed, so a pack that can be seen is whole.
+stands for other content. It is written to staging and renamed, so a pack that can be seen is whole. The trainer maps it
+into memory, so packs of an object store lie in this machine's cache instead (`places.cache_folder`).
 
 Packing costs the disk space of the features once more, and the memory of one block of bags.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ import numpy as np
 from ..config import LESION_TYPES
 from ..errors import StoreError
 from .arrays import open_array, open_group
+from .flush import flush
 from .packed import MODALITIES, PACK_VERSION, TIME_CLASSES, Array, Packed, load_pack
+from .places import cache_folder
 from .records import Record, Store, fingerprint
 from .specs import (
     BAGS,
@@ -96,13 +99,21 @@ def pack(store: Store) -> Packed:
     chosen = {kind.modality: _choose(kind, records) for kind in _KINDS}
     key = fingerprint({"version": PACK_VERSION, "parts": _used_parts(records, chosen)})
     missing = [*_missing(store, records), *left]
-    target = store.path / "packed" / key
+    home = _home(store)
+    target = home / "packed" / key
     if not target.exists():
         _build(store, records, chosen, key, target)
     packed = load_pack(target, missing)
     for warning in packed.warnings:
         _log.warning("%s", warning)
     return packed
+
+
+def _home(store: Store) -> Path:
+    """The folder that holds `packed`: the store itself or, for an object store, one in this machine's cache."""
+    if isinstance(store.path, Path):
+        return store.path
+    return cache_folder() / "stores" / hashlib.sha256(str(store.path).encode()).hexdigest()[:16]
 
 
 # --- what is there ----------------------------------------------------------------------------------------
@@ -192,8 +203,9 @@ def _build(
     key: str,
     target: Path,
 ) -> None:
-    store.sweep("packed")
-    staging = store.begin("packed", key)
+    home = Store(target.parent.parent)
+    home.sweep("packed")
+    staging = home.begin("packed", key)
     try:
         meta: dict[str, Any] = {"version": PACK_VERSION, "key": key, "warnings": [], "omics_columns": {}}
         meta["weights"], meta["weights_sha256"] = _weights(records["embed"], chosen)
@@ -204,7 +216,7 @@ def _build(
             sources = [_index(store, kind, item, item in records["radiomics"]) for item in chosen[kind.modality]]
             _pack_units(store, kind, [source for source in sources if source.names], patients, staging, meta)
         (staging / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
-        _flush(staging)
+        flush([staging])
         try:
             staging.rename(target)
         except OSError:
@@ -213,15 +225,6 @@ def _build(
                 raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _flush(folder: Path) -> None:
-    for path in [*folder.iterdir(), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _weights(embedded: Mapping[str, Record], chosen: Mapping[str, list[str]]) -> tuple[str, str]:

@@ -1,34 +1,39 @@
 """The commit protocol: an item exists for readers when, and only when, its completion record does.
 
-An item is computed in a staging folder, flushed, moved to a folder of its own that nobody else ever writes, and only
-then gets its record, which names that folder, everything that the item depends on and the digest of each part. The
-record is written aside and renamed, so readers see the old content or the new, never a mixture, also when two
-processes commit one item at once. A process killed at any line leaves at worst a folder that no record names; it
-does not count as done, and a later run sweeps it.
+An item is computed in a staging folder, moved (on object stores: uploaded) to a folder of its own that nobody else ever
+writes, made durable, and only then gets its record, which names that folder, everything that the item depends on and
+the digest of each part. The record is replaced as a whole, so readers see the old content or the new, never a mixture,
+also when two processes commit one item at once. A process killed at any line leaves at worst a folder that no record
+names; it does not count as done, and a later run sweeps it.
+
+**Power loss.** Any number of items may share one flush: all are moved, one flush makes their content and their names
+durable, then their records are written, and these get durable with the next flush or the last one of a run. So a
+record never names what a power cut can take back. The record itself can be lost, or cut short by a file system that
+promises less than a rename, until then: what is no whole JSON object does not count, and its item is computed again.
+What a record replaced is removed only after a flush of the new one. On object stores every put is durable by itself.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import logging
 import re
-import shutil
-import time
-import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from .. import __version__
-from ..errors import StoreError
-from .owners import new_owner_name, owner_state
+from ..errors import ConfigError, StoreError
+from .files import Files, files_of
+from .owners import new_owner_name
+from .places import Place, absolute
 from .specs import FORMAT_VERSION
 
+_log = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_FOREIGN_AGE_S = 7 * 86_400.0
-"""A leftover of another machine is swept when it is older; longer than any item takes."""
 
 
 def is_safe_id(text: str) -> bool:
@@ -100,50 +105,81 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Store:
-    """A store on disk. Cheap to create and to send to another process: it holds nothing but its path."""
+class Prepared:
+    """A computed item on its way to its record: small, so that it can travel from the process that computed it."""
 
-    path: Path
+    record: Record
+    staging: Path
+
+
+@dataclass(frozen=True)
+class Store:
+    """A store on disk or behind a URL. Cheap to create and to send to another process: it holds only its place."""
+
+    path: Place
     _version_file: str = field(default="store.json", init=False, repr=False)
 
     @classmethod
-    def create(cls, path: Path) -> Store:
-        """The store at `path`, made when it is not there; a folder with other content is refused."""
-        store = cls(path.resolve())
+    def create(cls, path: Place) -> Store:
+        """The store at `path`, made when it is not there; a folder with other content is refused.
+
+        Raises:
+            StoreError: other content, or another format version.
+            ConfigError: the place cannot be reached or written: no such bucket, no access, no connection.
+        """
+        store = cls(absolute(path))
         marker = store.path / store._version_file
-        if not marker.exists():
-            # Another process may be making the same store: its marker may be under way, or be there by now.
-            names = [entry.name for entry in store.path.iterdir()] if store.path.exists() else []
-            if any(not name.startswith(f".{marker.name}.") for name in names) and not marker.exists():
-                raise StoreError(f"{path}: is not empty and not a mumo store; choose another folder")
-            store.path.mkdir(parents=True, exist_ok=True)
-            _write_json(marker, {"format_version": FORMAT_VERSION})
+        with _reachable(store.path):
+            if store.files.read(marker) is None:
+                # Another process may be making the same store: its marker may be under way, or be there by now.
+                names = store.files.names(store.path)
+                strange = any(not name.startswith(f".{marker.name}.") for name in names)
+                if strange and store.files.read(marker) is None:
+                    raise StoreError(f"{path}: is not empty and not a mumo store; choose another folder")
+                store.files.write(marker, _json({"format_version": FORMAT_VERSION}))
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: Path) -> Store:
-        """An existing store; another format version is refused."""
-        store = cls(path.resolve())
+    def open(cls, path: Place) -> Store:
+        """An existing store; another format version is refused. Raises as `create`."""
+        store = cls(absolute(path))
         marker = store.path / store._version_file
-        values = _read_json(marker)
-        if values is None:
+        with _reachable(store.path):
+            data = store.files.read(marker)
+        if data is None:
             raise StoreError(f"{path}: is not a mumo store; make one with `mumo extract`")
-        version = values.get("format_version")
+        version = _object(marker, data).get("format_version")
         if version != FORMAT_VERSION:
             raise StoreError(f"{path}: format version {version}, this mumo reads {FORMAT_VERSION}")
         return store
 
+    @classmethod
+    def find(cls, path: Place) -> Store | None:
+        """The store at `path`, or none when there is none yet. Raises as `open`."""
+        return cls.open(path) if cls(absolute(path)).exists() else None
+
+    def exists(self) -> bool:
+        """Whether there is a store; ConfigError where that cannot be asked."""
+        with _reachable(self.path):
+            return self.files.read(self.path / self._version_file) is not None
+
+    @property
+    def files(self) -> Files:
+        """What answers for the place."""
+        return files_of(self.path)
+
     def records(self, stage: str) -> dict[str, Record]:
         """Completion records of a stage, by item."""
-        return {name: _record(name, values) for name, values in _read_all(self._folder(stage, "records")).items()}
+        found = self._read_all(stage, "records")
+        return {name: _record(name, values) for name, values in found.items()}
 
     def record(self, stage: str, item: str) -> Record | None:
         """The completion record of an item, or none when it is not done."""
-        values = _read_json(self._folder(stage, "records") / f"{item}.json")
+        values = self._read(stage, "records", item)
         return None if values is None else _record(item, values)
 
-    def part(self, stage: str, item: str, part: str) -> Path:
-        """Path of a part of a finished item.
+    def part(self, stage: str, item: str, part: str) -> Place:
+        """Place of a part of a finished item.
 
         Raises:
             StoreError: the item has no record, or its record knows no such part.
@@ -153,24 +189,83 @@ class Store:
             raise StoreError(f"{stage}/{item}: not in the store; run `mumo extract {stage}` first")
         if part not in record.parts:
             raise StoreError(f"{stage}/{item}: has no part {part!r}, only {sorted(record.parts)}")
-        return self._folder(stage, "items") / item / record.folder / part
+        return self._target(record) / part
 
     def failures(self, stage: str) -> dict[str, Failure]:
         """Failures of a stage, by item."""
-        return {name: Failure(**values) for name, values in _read_all(self._folder(stage, "failures")).items()}
+        return {name: Failure(**values) for name, values in self._read_all(stage, "failures").items()}
 
     def failure(self, stage: str, item: str) -> Failure | None:
         """The failure of an item, or none."""
-        values = _read_json(self._folder(stage, "failures") / f"{item}.json")
+        values = self._read(stage, "failures", item)
         return None if values is None else Failure(**values)
 
     def begin(self, stage: str, item: str) -> Path:
-        """A new, empty staging folder for an item, of this process alone."""
+        """A new, empty staging folder of this machine for an item, of this process alone."""
         if not is_safe_id(item):
             raise StoreError(f"{stage}/{item}: not a safe name (letters, digits, '.', '_', '-')")
-        staging = self._folder(stage, "staging") / f"{item}~{new_owner_name()}"
-        staging.mkdir(parents=True)
-        return staging
+        return self.files.begin(self._folder(stage, "staging") / f"{item}~{new_owner_name()}")
+
+    def prepare(
+        self,
+        stage: str,
+        item: str,
+        staging: Path,
+        *,
+        depends: dict[str, Any],
+        status: Literal["ok", "empty"],
+        summary: dict[str, Any],
+        seconds: float,
+        publisher: int | None = None,
+    ) -> Prepared:
+        """Digest what lies in `staging` (and upload it to an object store); `publish` then makes it an item.
+
+        `publisher` is the process of this machine that will call `publish`; this one when not given.
+        """
+        parts = {entry.name: digest_part(entry) for entry in sorted(staging.iterdir())}
+        size = sum(file.stat().st_size for file in staging.rglob("*") if file.is_file())
+        folder, mark = new_owner_name(publisher), fingerprint(depends)
+        record = Record(stage, item, status, mark, depends, parts, summary, round(seconds, 3), folder, bytes=size)
+        self.files.hand_in(staging, self._mark(record), self._target(record))
+        return Prepared(record, staging)
+
+    def publish(self, prepared: Sequence[Prepared]) -> list[Record | Exception]:
+        """Move, flush once, then write the records, last. Returns the records, or what kept an item from its own.
+
+        Must run on the machine that computed the items.
+
+        Raises:
+            OSError: the disk could not make the items durable; none of them gets a record.
+        """
+        files, results = self.files, dict[int, Record | Exception]()
+        olds: list[tuple[Record, Record]] = []
+        moved: list[tuple[int, Record, Record | None]] = []
+        for number, entry in enumerate(prepared):
+            record = entry.record
+            try:
+                old = self.record(record.stage, record.item)
+                files.settle(entry.staging, self._mark(record), self._target(record))
+                moved.append((number, record, old))
+            except Exception as error:  # noqa: BLE001 - costs this item alone; its task reports it
+                results[number] = error
+        files.flush([self._target(record) for _, record, _ in moved])
+        for number, record, old in moved:
+            try:
+                if old is not None:
+                    files.replace(self._mark(record), self._target(old))
+                files.write(self._file(record.stage, "records", record.item), _json(vars(record)))
+                if old is not None:
+                    olds.append((record, old))
+                files.remove(self._file(record.stage, "failures", record.item))
+                files.forget(self._mark(record))
+                results[number] = record
+            except Exception as error:  # noqa: BLE001 - as above
+                results[number] = error
+        if olds:
+            files.flush([self._target(record) for record, _ in olds])
+        for record, old in olds:
+            files.discard(self._mark(record), self._target(old))
+        return [results[number] for number in range(len(prepared))]
 
     def commit(
         self,
@@ -183,84 +278,81 @@ class Store:
         summary: dict[str, Any],
         seconds: float,
     ) -> Record:
-        """Flush and digest what lies in `staging`, move it into place, then write the record, last."""
-        parts = {entry.name: digest_part(entry) for entry in sorted(staging.iterdir())}
-        size = sum(file.stat().st_size for file in staging.rglob("*") if file.is_file())
-        _flush(staging)
-        old = self.record(stage, item)
-        target = self._folder(stage, "items") / item / new_owner_name()
-        first = not target.parent.exists()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging.rename(target)
-        _fsync(target.parent)
-        if first:
-            _fsync(target.parent.parent)
-        mark = fingerprint(depends)
-        record = Record(
-            stage, item, status, mark, depends, parts, summary, round(seconds, 3), folder=target.name, bytes=size
-        )
-        record_file = self._folder(stage, "records") / f"{item}.json"
-        record_file.parent.mkdir(parents=True, exist_ok=True)
-        _write_json(record_file, vars(record))
-        (self._folder(stage, "failures") / f"{item}.json").unlink(missing_ok=True)
-        if old is not None:
-            shutil.rmtree(target.with_name(old.folder), ignore_errors=True)
-        return record
+        """`prepare` and `publish` of one item."""
+        prepared = self.prepare(stage, item, staging, depends=depends, status=status, summary=summary, seconds=seconds)
+        (result,) = self.publish([prepared])
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def flush(self) -> None:
+        """Make durable all records that were written from this machine."""
+        self.files.flush([self.path])
 
     def fail(self, failure: Failure) -> None:
         """Record that an item failed; what an earlier run stored for it stays away from readers."""
-        folder = self._folder(failure.stage, "failures")
-        folder.mkdir(parents=True, exist_ok=True)
         old = self.record(failure.stage, failure.item)
-        (self._folder(failure.stage, "records") / f"{failure.item}.json").unlink(missing_ok=True)
-        _write_json(folder / f"{failure.item}.json", vars(failure))
         if old is not None:
-            shutil.rmtree(self._folder(failure.stage, "items") / failure.item / old.folder, ignore_errors=True)
+            mark = self._folder(failure.stage, "staging") / f"{failure.item}~{new_owner_name()}"
+            self.files.replace(mark, self._target(old))
+        self.files.remove(self._file(failure.stage, "records", failure.item))
+        self.files.write(self._file(failure.stage, "failures", failure.item), _json(vars(failure)))
+        if old is not None:
+            self.flush()
+            self.files.discard(mark, self._target(old))
 
     def sweep(self, stage: str) -> int:
         """Remove what dead processes left, never what a living one works on. Returns how many folders."""
-        swept = self.sweep_staging(stage)
-        for item in self._existing(stage, "items"):
-            record = self.record(stage, item.name)
-            for folder in item.iterdir():
-                # Looked at again at the end: another driver may have committed it in the meantime.
-                if (record is None or folder.name != record.folder) and _is_abandoned(folder, folder.name):
-                    now = self.record(stage, item.name)
-                    if now is None or folder.name != now.folder:
-                        shutil.rmtree(folder, ignore_errors=True)
-                        swept += 1
-        return swept
+        return self._sweep(stage, "*", staging_only=False)
 
     def sweep_staging(self, stage: str, item: str = "*") -> int:
-        """Remove the staging folders that dead processes left, of one item or all. Returns how many."""
-        swept = 0
-        for folder in self._folder(stage, "staging").glob(f"{item}~*"):
-            if _is_abandoned(folder, folder.name.rpartition("~")[2]):
-                shutil.rmtree(folder, ignore_errors=True)
-                swept += 1
-        return swept
+        """Remove the unfinished work that dead processes left, of one item or all. Returns how many."""
+        return self._sweep(stage, item, staging_only=True)
 
     def digest(self, stages: Iterable[str]) -> str:
         """SHA-256 (hex) of all items and their parts' digests: equal for stores with equal content."""
         content = {stage: {item: record.parts for item, record in self.records(stage).items()} for stage in stages}
         return fingerprint(content)
 
-    def _folder(self, stage: str, kind: str) -> Path:
+    def _sweep(self, stage: str, item: str, *, staging_only: bool) -> int:
+        def current(name: str) -> str | None:
+            record = self.record(stage, name)
+            return None if record is None else record.folder
+
+        return self.files.sweep(self.path / stage, item, current, staging_only=staging_only)
+
+    def _folder(self, stage: str, kind: str) -> Place:
         return self.path / stage / kind
 
-    def _existing(self, stage: str, kind: str) -> list[Path]:
+    def _file(self, stage: str, kind: str, item: str) -> Place:
+        return self._folder(stage, kind) / f"{item}.json"
+
+    def _target(self, record: Record) -> Place:
+        return self._folder(record.stage, "items") / record.item / record.folder
+
+    def _mark(self, record: Record) -> Place:
+        return self._folder(record.stage, "staging") / f"{record.item}~{record.folder}"
+
+    def _read(self, stage: str, kind: str, item: str) -> dict[str, Any] | None:
+        file = self._file(stage, kind, item)
+        data = self.files.read(file)
+        return None if data is None else _whole(file, data)
+
+    def _read_all(self, stage: str, kind: str) -> dict[str, dict[str, Any]]:
         folder = self._folder(stage, kind)
-        return sorted(folder.iterdir()) if folder.exists() else []
+        contents = self.files.read_all(folder, ".json")
+        found = {name: _whole(folder / f"{name}.json", data) for name, data in contents.items()}
+        return {name: values for name, values in found.items() if values is not None}
 
 
-def _is_abandoned(folder: Path, owner: str) -> bool:
-    alive = owner_state(owner)
-    if alive is not None:
-        return not alive
+@contextmanager
+def _reachable(place: Place) -> Iterator[None]:
+    """Errors of the first look at a place, as what the user can do about them."""
     try:
-        return time.time() - folder.stat().st_mtime > _FOREIGN_AGE_S
-    except FileNotFoundError:
-        return False
+        yield
+    except OSError as error:
+        why = "the folder's permissions" if isinstance(place, Path) else "bucket, access rights, credentials, endpoint"
+        raise ConfigError(f"store {place}: cannot be used: {error or type(error).__name__}; check {why}") from error
 
 
 def _record(name: str, values: dict[str, Any]) -> Record:
@@ -273,43 +365,24 @@ def _record(name: str, values: dict[str, Any]) -> Record:
         raise StoreError(f"{name}: not a complete record ({error}); extract into a new store") from error
 
 
-def _read_all(folder: Path) -> dict[str, dict[str, Any]]:
-    """JSON files of a folder by name; those that another process removes meanwhile are left out."""
-    contents = ((file.stem, _read_json(file)) for file in sorted(folder.glob("*.json")))
-    return {name: values for name, values in contents if values is not None}
-
-
-def _read_json(file: Path) -> dict[str, Any] | None:
-    """A JSON object, or none when there is no such file."""
+def _whole(file: Place, data: bytes) -> dict[str, Any] | None:
+    """The JSON object in a record or failure, or none for one that a power cut has cut short."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return _object(file, data)
+    except StoreError as error:
+        _log.warning("%s; it does not count, and its item is computed again", error)
         return None
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StoreError(f"{file}: not readable: {error}") from error
+
+
+def _object(file: Place, data: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(data.decode("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StoreError(f"{file.parent.name}/{file.name}: not readable: {error}") from error
     if not isinstance(values, dict):
-        raise StoreError(f"{file}: expected a JSON object")
+        raise StoreError(f"{file.parent.name}/{file.name}: expected a JSON object")
     return values
 
 
-def _write_json(file: Path, values: Mapping[str, Any]) -> None:
-    """Write a file aside, flush and rename it. A power cut may undo the rename, which costs one item's work."""
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(values, stream, indent=1, ensure_ascii=False, allow_nan=False)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.rename(file)
-
-
-def _flush(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        _fsync(path)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _json(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False).encode()

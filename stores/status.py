@@ -19,7 +19,7 @@ def store_status(store: Store, *, with_digest: bool = False) -> dict[str, Any]:
             "ok": states.count("ok"),
             "empty": states.count("empty"),
             "failed": len(failures),
-            "bytes": sum(f.stat().st_size for f in (store.path / name).rglob("*") if f.is_file()),
+            "bytes": store.files.size(store.path / name),
             "failures": {item: f"{failure.error}: {failure.message}" for item, failure in failures.items()},
         }
     result: dict[str, Any] = {"stages": stages, "dice": _dice(store)}

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import StoreError
+from .places import Place
 from .specs import FORMAT_VERSION, TableSpec
 
 
@@ -67,10 +68,11 @@ def _table(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> 
     return table
 
 
-def read_table(path: Path, spec: TableSpec | None = None) -> pa.Table:
+def read_table(path: Place, spec: TableSpec | None = None) -> pa.Table:
     """Read a table and check its format version and, when `spec` is given, its columns and their types."""
     try:
-        table = pq.read_table(path)
+        with path.open("rb") as stream:
+            table = pq.read_table(stream)
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(f"{path}: not a readable Parquet table: {error}") from error
     version = (table.schema.metadata or {}).get(b"format_version", b"none").decode()
@@ -82,7 +84,7 @@ def read_table(path: Path, spec: TableSpec | None = None) -> pa.Table:
     return table
 
 
-def read_rows(path: Path, spec: TableSpec | None = None) -> list[dict[str, Any]]:
+def read_rows(path: Place, spec: TableSpec | None = None) -> list[dict[str, Any]]:
     """The rows of a small table as dictionaries; checked as in `read_table`."""
     rows: list[dict[str, Any]] = read_table(path, spec).to_pylist()
     return rows

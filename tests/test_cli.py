@@ -199,6 +199,14 @@ def test_status__names_failures(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert len(result["digest"]) == 64
 
 
+def test_status__writes_a_page_beside_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store.create(tmp_path / "store")
+    store.fail(Failure("tiles", "slide-S1", "f", "SlideError", "cut short", attempts=1))
+    assert run("status", tmp_path / "store", "--html", tmp_path / "page.html") == 0
+    assert "failed: tiles/slide-S1: SlideError: cut short" in capsys.readouterr().out
+    assert "<td>slide-S1</td><td>SlideError: cut short</td>" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def test_version__of_module_and_package_agree() -> None:
     import tomllib
 

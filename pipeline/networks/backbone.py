@@ -67,11 +67,17 @@ _ANY_SIZE: Mapping[str, Any] = MappingProxyType({"dynamic_img_size": True})
 
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
-        "mnasnet1_0": Architecture("classifier", "IMAGENET1K_V1", "mnasnet1.0_top1_73.512-f206786ef8.pth", last_map="layers"),
-        "mnasnet0_5": Architecture("classifier", "IMAGENET1K_V1", "mnasnet0.5_top1_67.823-3ffadce67e.pth", last_map="layers"),
+        "mnasnet1_0": Architecture(
+            "classifier", "IMAGENET1K_V1", "mnasnet1.0_top1_73.512-f206786ef8.pth", last_map="layers"
+        ),
+        "mnasnet0_5": Architecture(
+            "classifier", "IMAGENET1K_V1", "mnasnet0.5_top1_67.823-3ffadce67e.pth", last_map="layers"
+        ),
         "resnet18": Architecture("fc", "IMAGENET1K_V1", "resnet18-f37072fd.pth", last_map="layer4"),
         "resnet50": Architecture("fc", "IMAGENET1K_V2", "resnet50-11ad3fa6.pth", last_map="layer4"),
-        "efficientnet_b0": Architecture("classifier", "IMAGENET1K_V1", "efficientnet_b0_rwightman-7f5810bc.pth", last_map="features"),
+        "efficientnet_b0": Architecture(
+            "classifier", "IMAGENET1K_V1", "efficientnet_b0_rwightman-7f5810bc.pth", last_map="features"
+        ),
         "convnext_tiny": Architecture("classifier", "IMAGENET1K_V1", "convnext_tiny-983f1562.pth", last_map="features"),
         "timm:resnet50": Architecture("fc", last_map="layer4"),
         "timm:convnext_base": Architecture("head.fc", last_map="stages"),

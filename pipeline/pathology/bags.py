@@ -19,6 +19,7 @@ import zarr
 from ...config import ColourSettings
 from ...errors import StoreError
 from ...stores import arrays
+from ...stores.places import Place
 from ...stores.records import Store
 from ...stores.specs import BAG_PIXELS, BAG_PLACES
 from ..cohorts.cohort import Slide
@@ -151,7 +152,7 @@ class Bags(Protocol):
 
 
 @contextmanager
-def open_bags(pixels: Path, item: str, slide: SlideFile | None) -> Iterator[Bags]:
+def open_bags(pixels: Place, item: str, slide: SlideFile | None) -> Iterator[Bags]:
     """The bags of `pixels.zarr`, from there or, where it keeps none, from the slide.
 
     Raises:

@@ -26,6 +26,7 @@ _LENGTH = struct.Struct(">Q")
 
 def main(crash_file: int) -> None:
     """Compute what is asked for until the other end closes; `crash_file` is an open file for the place of a crash."""
+    parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable(file=crash_file)
     _be_the_first_victim()
@@ -41,7 +42,7 @@ def main(crash_file: int) -> None:
             payload = inbox.get(timeout=IDLE_S)
         except queue.Empty:
             return
-        write_frame(replies, pickle.dumps(_compute(payload)))
+        write_frame(replies, pickle.dumps(_compute(payload, parent)))
 
 
 def read_frame(stream: IO[bytes]) -> bytes | None:
@@ -60,8 +61,8 @@ def write_frame(stream: IO[bytes], body: bytes) -> None:
     stream.flush()
 
 
-def _compute(payload: bytes) -> Any:
-    """A Status, or the error that kept even the failure from being recorded."""
+def _compute(payload: bytes, parent: int) -> Any:
+    """What `compute_item` says, or the error that kept even the failure from being recorded."""
     try:
         from .tasks import Task, compute_item
 
@@ -69,7 +70,7 @@ def _compute(payload: bytes) -> Any:
         # Native code that holds the interpreter keeps this process from seeing that its parent is gone.
         faulthandler.dump_traceback_later(task.settings.run.item_timeout_s + 60, exit=True)
         try:
-            return compute_item(task)
+            return compute_item(task, publisher=parent)
         finally:
             faulthandler.cancel_dump_traceback_later()
     except Exception as error:  # noqa: BLE001 - travels to the parent, which reports it

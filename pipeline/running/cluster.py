@@ -14,6 +14,7 @@ import queue
 import time
 import uuid
 from collections.abc import Iterable, Iterator
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -25,8 +26,10 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from ... import __version__
 from ...config import Settings
 from ...errors import ConfigError, MumoError
-from .isolation import ChildPool, Loss, Request, as_status, make_request
-from .tasks import Status, Task, record_failure
+from ...stores.records import Store
+from .commits import Committer, finished
+from .isolation import ChildPool, Request, make_request
+from .tasks import Computed, Loss, Status, Task, as_status, record_failure
 
 _log = logging.getLogger(__name__)
 _CONNECT_TIMEOUT_S = 10
@@ -39,24 +42,34 @@ class Isolation(WorkerPlugin):
     def __init__(self, name: str, version: str) -> None:
         self.name, self._version = name, version
         self.children: ChildPool | None = None
+        self.committer: Committer | None = None
 
     def setup(self, worker: Any) -> None:
         """Called on every worker, those that come later included."""
         if self._version != __version__:
             raise MumoError(f"this worker has mumo {__version__}, the run is of {self._version}; use one environment")
-        self.children = ChildPool()
+        self.children, self.committer = ChildPool(), Committer()
 
     def teardown(self, worker: Any) -> None:
         """Called when the run or the worker ends."""
-        if self.children is not None:
+        if self.children is not None and self.committer is not None:
             self.children.close()
+            self.committer.close()
 
 
 def compute_on_worker(request: Request, plugin: str) -> Status | Loss:
-    """What runs in a worker's thread: the item, in a child of the worker."""
+    """What runs in a worker's thread: the item, in a child of the worker, and its record, from the worker itself."""
     worker: Any = get_worker()
-    children: ChildPool = worker.plugins[plugin].children
-    return children.compute(request)
+    isolation: Isolation = worker.plugins[plugin]
+    assert isolation.children is not None
+    assert isolation.committer is not None
+    result = isolation.children.compute(request)
+    if not isinstance(result, Computed):
+        return result
+    began = time.perf_counter()
+    future = isolation.committer.submit(Store(request.store), result.prepared)
+    wait([future])
+    return finished(result, future, began)
 
 
 @dataclass

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ...errors import StoreError
+from ...stores.files import files_of
+from ...stores.places import Place
 from ...stores.records import Store
 from .planning import Planned
 
@@ -44,16 +44,14 @@ def estimate(store: Store | None, plan: Sequence[Planned]) -> list[Estimate]:
     return estimates
 
 
-def check_room(folder: Path, estimates: Sequence[Estimate]) -> None:
-    """Refuse a run that the disk has no room for, as far as can be told.
+def check_room(folder: Place, estimates: Sequence[Estimate]) -> None:
+    """Refuse a run that the disk has no room for, as far as can be told; object stores know of no limit.
 
     Raises:
         StoreError: the estimates add up to more than is free where `folder` lies or will lie.
     """
-    while not folder.exists():
-        folder = folder.parent
     needed = sum(entry.bytes for entry in estimates if not math.isnan(entry.bytes))
-    free = shutil.disk_usage(folder).free
+    free = files_of(folder).room(folder)
     if needed > free:
         raise StoreError(
             f"{folder}: {needed / 1e9:.1f} GB are needed by the items already done, {free / 1e9:.1f} GB are free; "

@@ -1,20 +1,23 @@
 """Runs a plan: in this process, on local processes, or on a Dask cluster.
 
-Whatever runs it, an item is one call of `compute_item`: paths and settings go in, a small status comes out, pixels
-never travel. An item that fails, crashes its process or takes too long costs itself alone.
+Whatever runs it, an item is one call of `compute_item` and one of a `Committer`: paths and settings go in, a small
+status comes out, pixels never travel. An item that fails, crashes its process or takes too long costs itself alone.
 """
 
 from __future__ import annotations
 
 import os
+import queue
+import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from ...config import Settings
-from .isolation import ChildPool, Loss, as_status, make_request
-from .tasks import Status, Task, compute_item
+from .commits import Committer, finished
+from .isolation import ChildPool, make_request
+from .tasks import Computed, Status, Task, as_status, compute_item
 
 __all__ = [
     "Executor",
@@ -25,6 +28,9 @@ __all__ = [
     "default_workers",
     "make_executor",
 ]
+
+_AHEAD = 256
+"""How many computed items may wait for their records before no more are computed."""
 
 
 class Executor(Protocol):
@@ -46,15 +52,25 @@ class Executor(Protocol):
 class InProcess:
     """Runs tasks one after the other in this process: for debugging.
 
-    A crash of native code ends the whole run here, and limits of time and memory do not hold; local processes are
-    safe from that.
+    A crash of native code ends the whole run here, and no limit of time or memory holds: nothing can stop native code
+    from within its own process. Local processes are safe from that.
     """
 
-    where: str = "in this process"
+    where: str = "this process, where run.item_timeout_s and run.item_memory_mb do not hold"
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Status]:
-        """Run every task; each yields exactly one status."""
-        yield from map(compute_item, tasks)
+        """Run every task; each yields exactly one status. Items are made durable while the next ones are computed."""
+        with _Commits() as commits:
+            for task in tasks:
+                result = compute_item(task)
+                if isinstance(result, Status):
+                    yield result
+                else:
+                    commits.submit(task, result)
+                while len(commits) > _AHEAD or commits.ready:
+                    yield commits.next()
+            while len(commits):
+                yield commits.next()
 
     def __enter__(self) -> Self:
         return self
@@ -82,21 +98,72 @@ class LocalProcesses:
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Status]:
         """Run every task; each yields exactly one status. Few more than there are processes are taken ahead."""
-        queue = iter(tasks)
-        running: dict[Future[Status | Loss], Task] = {}
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="item") as threads:
+        waiting = iter(tasks)
+        computing: dict[Future[Any], Task] = {}
+        with _Commits() as commits, ThreadPoolExecutor(self.workers, thread_name_prefix="item") as threads:
             try:
                 while True:
-                    while len(running) < 2 * self.workers and (task := next(queue, None)) is not None:
-                        running[threads.submit(self._children.compute, make_request(task))] = task
-                    if not running:
+                    while (
+                        len(computing) < 2 * self.workers
+                        and len(commits) < _AHEAD
+                        and (task := next(waiting, None)) is not None
+                    ):
+                        future = threads.submit(self._children.compute, make_request(task))
+                        computing[future] = task
+                        future.add_done_callback(commits.ended.put)
+                    if not (computing or len(commits)):
                         return
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        yield as_status(running.pop(future), future.result())
+                    ended = commits.ended.get()
+                    if ended not in computing:
+                        yield commits.settle(ended)
+                        continue
+                    task, result = computing.pop(ended), ended.result()
+                    if isinstance(result, Computed):
+                        commits.submit(task, result)
+                    else:
+                        yield as_status(task, result)
             except BaseException:
                 threads.shutdown(wait=False, cancel_futures=True)
                 self._children.close()
                 raise
+
+
+class _Commits:
+    """Items on their way to their records; `ended` tells of those that have arrived there."""
+
+    def __init__(self) -> None:
+        self.ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
+        self._committer = Committer()
+        self._pending: dict[Future[Any], tuple[Task, Computed, float]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._committer.close()
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    @property
+    def ready(self) -> bool:
+        """Whether `next` returns at once."""
+        return not self.ended.empty()
+
+    def submit(self, task: Task, computed: Computed) -> None:
+        """Hand an item to the committer."""
+        future = self._committer.submit(task.store, computed.prepared)
+        self._pending[future] = (task, computed, time.perf_counter())
+        future.add_done_callback(self.ended.put)
+
+    def next(self) -> Status:
+        """The status of the next item that has its record; waits for it."""
+        return self.settle(self.ended.get())
+
+    def settle(self, future: Future[Any]) -> Status:
+        """The status of an item that `ended` told of."""
+        task, computed, began = self._pending.pop(future)
+        return as_status(task, finished(computed, future, began))
 
 
 def make_executor(workers: int, scheduler: str | None, settings: Settings, *, insecure: bool = False) -> Executor:

@@ -17,15 +17,15 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 import psutil
 
 from ...errors import MumoError
+from ...stores.places import Place
 from ...stores.records import Store
 from .child import READY, read_frame, write_frame
-from .tasks import Status, Task, record_failure, retry_wait_s
+from .tasks import Computed, Loss, Status, Task, retry_wait_s
 
 _log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.1
@@ -48,24 +48,12 @@ class Request:
     payload: bytes
     stage: str
     item: str
-    store: Path
+    store: Place
     seconds: float
     memory_mb: float | None
     waits_s: tuple[float, ...]
     """Waits before a task is tried again whose process was ended from outside; as many as there are further tries."""
     threads: int
-
-
-@dataclass(frozen=True)
-class Loss:
-    """An item whose process did not survive it; the driver records it as a failure."""
-
-    error: str
-    message: str
-    seconds: float
-    attempts: int
-    traceback: str = ""
-    peak_mb: float | None = None
 
 
 def make_request(task: Task) -> Request:
@@ -84,15 +72,6 @@ def make_request(task: Task) -> Request:
     )
 
 
-def as_status(task: Task, result: Status | Loss) -> Status:
-    """The status of a task; a loss becomes a recorded failure."""
-    if isinstance(result, Status):
-        return result
-    return record_failure(
-        task, result.error, result.message, result.seconds, result.attempts, result.traceback, result.peak_mb
-    )
-
-
 class ChildPool:
     """Children of this process, started when needed, each used by one thread at a time."""
 
@@ -102,8 +81,8 @@ class ChildPool:
         self._lock = threading.Lock()
         self._closed = False
 
-    def compute(self, request: Request) -> Status | Loss:
-        """Compute an item in a child; a child that did not survive is replaced.
+    def compute(self, request: Request) -> Computed | Status | Loss:
+        """Compute an item in a child, up to its record; a child that did not survive is replaced.
 
         Raises:
             MumoError: no child starts, or a child cannot even record a failure; that is no item's fault.
@@ -123,7 +102,7 @@ class ChildPool:
                 seconds = time.perf_counter() - began
                 return Loss(lost.error, lost.message, seconds, attempt, lost.traceback, lost.peak_mb)
             self._give(child)
-            if isinstance(result, Status):
+            if isinstance(result, Computed | Status):
                 return result
             raise MumoError(f"{request.stage}/{request.item}: {result}")
         raise AssertionError("unreachable: the last attempt returns")

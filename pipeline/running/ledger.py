@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import platform
 import shutil
@@ -27,11 +28,14 @@ from typing import IO, Any, Self
 
 from ... import __version__
 from ...config import Settings
+from ...stores.places import Place
 from ...stores.records import Store
 from ...stores.specs import FORMAT_VERSION, RUN_ITEMS
 from ...stores.tables import write_table
 from .tasks import Status
 
+_module_log = logging.getLogger(__name__)
+_KEEP_EVERY_S = 30.0
 RESULTS = ("ok", "empty", "failed", "skipped")
 _ITEM_FIELDS = tuple(column.name for column in RUN_ITEMS.columns)
 
@@ -42,16 +46,19 @@ class Ledger:
 
     store: Store
     folder: Path
+    """Where it is written: in the store or, for an object store, among this machine's temporary files until kept."""
+    _place: Place
     _log: IO[str]
     _planned: Counter[str] = field(default_factory=Counter, init=False)
     _began: float = field(default_factory=time.monotonic, init=False)
+    _kept: float = field(default_factory=time.monotonic, init=False)
 
     @classmethod
     def start(cls, store: Store, settings: Settings, request: Mapping[str, Any], where: str) -> Ledger:
         """Make the run's folder and write what is known at the start."""
         name = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-{uuid.uuid4().hex[:4]}"
-        folder = store.path / "runs" / name
-        folder.mkdir(parents=True)
+        place = store.path / "runs" / name
+        folder = store.files.workspace(place)
         facts = {
             "format_version": FORMAT_VERSION,
             "request": dict(request),
@@ -60,7 +67,9 @@ class Ledger:
             **_environment(settings),
         }
         (folder / "run.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
-        return cls(store, folder, (folder / "log.jsonl").open("a", encoding="utf-8"))
+        ledger = cls(store, folder, place, (folder / "log.jsonl").open("a", encoding="utf-8"))
+        store.files.keep(folder, place)
+        return ledger
 
     def __enter__(self) -> Self:
         return self
@@ -73,6 +82,7 @@ class Ledger:
         write_table(self.folder / "items.parquet", rows, RUN_ITEMS)
         self._write_failures(rows)
         (self.folder / "summary.txt").write_text(self._summary(rows, ending), encoding="utf-8")
+        self.store.files.keep(self.folder, self._place)
 
     def planned(self, stage: str, items: int) -> None:
         """So many items were planned for a stage, or its reduction."""
@@ -93,6 +103,12 @@ class Ledger:
         line = {"time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}", "event": event, **values}
         self._log.write(json.dumps(line, ensure_ascii=False) + "\n")
         self._log.flush()
+        if time.monotonic() - self._kept > _KEEP_EVERY_S:
+            self._kept = time.monotonic()
+            try:
+                self.store.files.keep(self.folder, self._place)
+            except OSError as error:  # the next time tries again, and the end of the run in any case
+                _module_log.warning("the run's log could not be stored: %s", error)
 
     def _items(self) -> Iterator[dict[str, Any]]:
         """Rows of the item table, read back from the log so that a long run keeps none of them in memory."""
@@ -124,7 +140,7 @@ class Ledger:
         for row in rows:
             counts.setdefault(row["stage"], Counter())[row["result"]] += 1
         lines = [
-            f"mumo {__version__}, {self.folder.name}: {ending} after {time.monotonic() - self._began:.1f} s",
+            f"mumo {__version__}, {self._place.name}: {ending} after {time.monotonic() - self._began:.1f} s",
             f"{'stage':<10} {'planned':>8} " + " ".join(f"{result:>8}" for result in RESULTS) + f" {'missing':>8}",
         ]
         for stage, count in counts.items():

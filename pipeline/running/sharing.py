@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ...stores.leases import Leases
 from ...stores.records import Store, fingerprint
@@ -25,7 +24,12 @@ class Sharing:
     """Whether only what was finished after `began` counts as finished by another run."""
     adopted: Callable[[Status], None]
     """Told of items that another run has finished, well or not."""
-    began: float = field(default_factory=time.time)
+    began: float = field(init=False)
+    """On the storage's clock."""
+
+    def __post_init__(self) -> None:
+        """Look at the clock."""
+        self.began = self.leases.now()
 
     def hand_out(self, plans: Sequence[Planned], busy: list[Planned]) -> Iterator[Planned]:
         """Items that are this run's now, with their lease; those that another run is at are put into `busy`."""
@@ -57,8 +61,7 @@ class Sharing:
         return None
 
     def _counts(self, stage: str, kind: str, item: str, *, fresh: bool = False) -> bool:
-        file: Path = self.store.path / stage / kind / f"{item}.json"
-        try:
-            return not (self.force or fresh) or file.stat().st_mtime >= self.began
-        except FileNotFoundError:
-            return False
+        if not (self.force or fresh):
+            return True
+        written = self.store.files.modified(self.store.path / stage / kind / f"{item}.json")
+        return written is not None and written > self.began

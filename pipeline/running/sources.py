@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from ...errors import InputError
+from ...stores.files import files_of
+from ...stores.places import Place
 from ..stage import Source
 
 _BLOCK = 1 << 20
@@ -46,7 +47,7 @@ def digest_source(source: Source, mode: Mode = "sample") -> str:
 class SourceDigests:
     """Digests of sources, remembered in a file by path, size and modification time, so that no file is read twice."""
 
-    file: Path
+    file: Place
     mode: Mode = "sample"
     """How sources are hashed that do not ask to be hashed whole."""
     _known: dict[str, str] = field(default_factory=dict)
@@ -55,7 +56,7 @@ class SourceDigests:
     def __post_init__(self) -> None:
         """Read what an earlier run remembered; a damaged memory is only a slower start."""
         try:
-            known = json.loads(self.file.read_text(encoding="utf-8"))
+            known = json.loads(files_of(self.file).read(self.file) or b"{}")
         except (OSError, ValueError):
             known = {}
         self._known = known if isinstance(known, dict) else {}
@@ -71,12 +72,10 @@ class SourceDigests:
         return digest
 
     def save(self) -> None:
-        """Remember all digests, written aside and renamed."""
+        """Remember all digests."""
         if not self._used.keys() - self._known.keys():
             return
-        temporary = self.file.with_name(f".{self.file.name}.{uuid.uuid4().hex[:8]}")
-        temporary.write_text(json.dumps({**self._known, **self._used}), encoding="utf-8")
-        temporary.rename(self.file)
+        files_of(self.file).write(self.file, json.dumps({**self._known, **self._used}).encode())
 
 
 def _stat_key(source: Source, mode: Mode) -> str:

@@ -7,13 +7,13 @@ import shutil
 import sys
 import time
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ...config import Settings
 from ...errors import InputError, MumoError, StoreError
-from ...stores.records import Failure, Store, fingerprint
+from ...stores.records import Failure, Prepared, Store, fingerprint
 from ..stage import Stage
 from .planning import Planned
 
@@ -46,22 +46,46 @@ class Status:
     compute_s: float = 0.0
     """Of `seconds`: the stage's own work in the last attempt."""
     commit_s: float = 0.0
-    """Of `seconds`: digests, flush, move and record."""
+    """Of `seconds`: digests, upload or flush, and record."""
     peak_mb: float | None = None
     """Highest resident memory of the process while it computed the item; None where the system does not tell."""
     bytes: int = 0
     """Size of what was stored."""
 
 
-def compute_item(task: Task) -> Status:
-    """Compute one item and commit it, or record why it failed."""
-    if not (task.store.path / "store.json").exists():
+@dataclass(frozen=True)
+class Computed:
+    """An item that was computed and still needs its record, from the process that may flush what was written."""
+
+    prepared: Prepared
+    status: Status
+    """What can be said of it once it has its record."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """An item whose process did not survive it, or that got no record; the driver records it as a failure."""
+
+    error: str
+    message: str
+    seconds: float
+    attempts: int
+    traceback: str = ""
+    peak_mb: float | None = None
+
+
+def compute_item(task: Task, publisher: int | None = None) -> Computed | Status:
+    """Compute one item up to its record, or record why it failed.
+
+    `publisher` is the process of this machine that will publish it; this one when not given.
+    """
+    if not task.store.exists():
         raise StoreError(f"{task.store.path}: this worker does not see the store; is the folder shared with it?")
     started = time.perf_counter()
     limit = task.settings.run.max_attempts
     for attempt in range(1, limit + 1):
         try:
-            return _attempt(task, started, attempt)
+            return _attempt(task, started, attempt, publisher)
         except Exception as error:  # noqa: BLE001 - the one place where a failed item is recorded
             if is_transient(error) and attempt < limit:
                 time.sleep(retry_wait_s(task.settings, attempt))
@@ -86,6 +110,15 @@ def is_transient(error: Exception) -> bool:
 def retry_wait_s(settings: Settings, attempt: int) -> float:
     """Wait before the next attempt: doubled each time."""
     return float(settings.run.retry_wait_s) * 2.0 ** (attempt - 1)
+
+
+def as_status(task: Task, result: Status | Loss) -> Status:
+    """The status of a task; a loss becomes a recorded failure."""
+    if isinstance(result, Status):
+        return result
+    return record_failure(
+        task, result.error, result.message, result.seconds, result.attempts, result.traceback, result.peak_mb
+    )
 
 
 def record_failure(
@@ -130,7 +163,7 @@ def peak_memory_mb() -> float | None:
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
 
 
-def _attempt(task: Task, started: float, attempt: int) -> Status:
+def _attempt(task: Task, started: float, attempt: int, publisher: int | None) -> Computed:
     item, store = task.planned.item, task.store
     if task.planned.unusable:
         raise InputError(task.planned.unusable)
@@ -140,7 +173,7 @@ def _attempt(task: Task, started: float, attempt: int) -> Status:
         began = time.perf_counter()
         outcome = task.stage.run(item, task.settings, store, staging)
         computed = time.perf_counter()
-        record = store.commit(
+        prepared = store.prepare(
             item.stage,
             item.item,
             staging,
@@ -148,18 +181,25 @@ def _attempt(task: Task, started: float, attempt: int) -> Status:
             status=outcome.status,
             summary=outcome.summary,
             seconds=computed - started,
+            publisher=publisher,
         )
-    finally:
+    except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
+        raise
     ended = time.perf_counter()
-    status = Status(item.stage, item.item, record.status, ended - started, attempts=attempt, bytes=record.bytes)
-    return replace(
-        status,
+    status = Status(
+        item.stage,
+        item.item,
+        outcome.status,
+        ended - started,
         warnings=tuple(outcome.summary.get("warnings", ())),
+        attempts=attempt,
         compute_s=computed - began,
         commit_s=ended - computed,
         peak_mb=peak_memory_mb(),
+        bytes=prepared.record.bytes,
     )
+    return Computed(prepared, status)
 
 
 def _forget_peak() -> None:

@@ -132,6 +132,9 @@ working_mpp = 1.0
 bag_px = 256
 word_px = 64
 
+[tiles.colour]
+method = "none"
+
 [rois]
 crop_px = 224
 views = 4

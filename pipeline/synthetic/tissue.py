@@ -107,7 +107,10 @@ class Spot:
     """Its centre, from the image's top left corner."""
     radius_um: float
     look: Look
-    """Of its nuclei; the other stains are the slide's own."""
+    """Of its nuclei."""
+    haematoxylin: float = 1.5
+    eosin: float = 0.6
+    """Factors on the stains of the slide: crowded nuclei leave little room for anything pink."""
 
     def inside(self, shape: tuple[int, ...], mpp: float) -> npt.NDArray[np.bool_]:
         """[y, x] whether a pixel lies in the spot."""
@@ -139,6 +142,9 @@ def render_tissue(
     np.maximum(haematoxylin, _nuclei(rng, nests, look, mpp, spot), out=haematoxylin)
     grain = 1 + 0.1 * smooth_noise(rng, shape, 5.0 / mpp)
     open_glass = tissue * (1 - lumens) * _cracks(rng, shape, mpp)
+    if spot is not None:
+        haematoxylin[inside] *= spot.haematoxylin
+        eosin[inside] *= spot.eosin
     haematoxylin *= open_glass * grain * look.haematoxylin
     eosin *= open_glass * grain * look.eosin
     return _to_rgb(rng, haematoxylin, eosin, look)

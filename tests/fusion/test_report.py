@@ -18,10 +18,10 @@ from sklearn.metrics import roc_auc_score
 
 from mumo.config import Settings
 from mumo.errors import FitError
-from mumo.fusion import report
+from mumo.fusion import checkpoint, crossfit, report
 from mumo.fusion.runfiles import read_run
 from mumo.stores import tables
-from mumo.stores.specs import CLINICAL
+from mumo.stores.specs import CLINICAL, PREDICTIONS
 
 SECTIONS = {
     "summary", "methods", "patients", "response", "survival", "metrics", "groups", "comparisons", "training", "each",
@@ -88,8 +88,8 @@ class Page(HTMLParser):
         return {" ".join(row[0].split()): [" ".join(cell.split()) for cell in row[1:]] for row in rows}
 
 
-def page_of(run: Path) -> Page:
-    return Page(report.write_report(run).read_text(encoding="utf-8"))
+def page_of(run: Path, ablations: Path | None = None) -> Page:
+    return Page(report.write_report(run, ablations).read_text(encoding="utf-8"))
 
 
 def sections(page: Page) -> set[str]:
@@ -347,7 +347,8 @@ def test_write_report__takes_the_test_part_as_held_out(tmp_path: Path) -> None:
 
 def test_write_report__says_that_validation_chose_the_weights(tmp_path: Path) -> None:
     text = page_of(write_run(tmp_path / "run", rows_of(parts=("train", "validation")))).text
-    assert "those of the validation patients" in text
+    assert "Nobody was held out from everything. The figures below are those of the validation patients" in text
+    assert "figures that count" not in text
     assert "figures are optimistic" in text
     assert "Youden index on the training patients, then frozen" in text
 
@@ -360,13 +361,118 @@ def test_write_report__works_for_external_predictions_alone(tmp_path: Path) -> N
     assert "no record of epochs" in text
 
 
-def test_write_report__of_folds_says_that_each_has_its_threshold(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", rows_of(parts=("test",)), threshold=math.nan, run={"folds": 5, "seeds": 2})
+def folds_run(folder: Path) -> Path:
+    """A run over two folds, whose thresholds part the patients differently."""
+    rows = rows_of(40, parts=("test",))
+    fold_of = {row["patient"]: "ab"[i % 3 == 0] for i, row in enumerate(rows)}
+    run = write_run(folder, rows, run={"status": "finished", "kind": "ensemble", "folds": 2, "seeds": 2}, split=None)
+    frame = tables.read_table(run / "predictions.parquet", PREDICTIONS).to_pandas()
+    found = crossfit.evaluate_pooled(frame, {"a": 0.2, "b": 0.8}, fold_of, Settings())
+    areas = {"0": 0.7, "1": 0.8}
+    found["spread"] = {"part": "test", "auc_of_seeds": areas, "seeds": crossfit.summary(list(areas.values()))}
+    checkpoint.write_json(run / "metrics.json", found)
+    lines = [f"{patient},{fold}" for patient, fold in fold_of.items()]
+    (run / "folds.csv").write_text("\n".join(["patient,fold", *lines]) + "\n")
+    (run / "history.jsonl").unlink()
+    return run
+
+
+def test_write_report__of_folds_uses_the_threshold_of_each_fold(tmp_path: Path) -> None:
+    run = folds_run(tmp_path / "run")
+    page = page_of(run)
+    assert "2 folds by patient, 2 training(s) each" in page.text
+    assert "each fold’s own threshold" in page.text
+    assert "lack one of the two labels" not in page.text
+    files = read_run(run)
+    frame = files.predictions
+    fold_of = pd.read_csv(run / "folds.csv").set_index("patient")["fold"]
+    own = frame["patient"].map(fold_of).map({"a": 0.2, "b": 0.8})
+    assert files.calls.tolist() == (frame["probability"] >= own).astype(float).tolist()
+    curve = pd.read_csv(run / "report" / "survival-test-os.csv")
+    high = (files.calls == 0).sum()
+    assert curve[curve["risk"] == "high"]["at_risk"].iloc[0] == high
+    assert json.loads((run / "metrics.json").read_text())["parts"]["test"]["os"]["groups"]["high"]["patients"] == high
+    assert (run / "report" / "calibration.svg").exists()
+
+
+def test_write_report__of_folds_shows_each_fold_and_the_spread_between_seeds(tmp_path: Path) -> None:
+    text = page_of(folds_run(tmp_path / "run")).text
+    assert "AUC of pairs within a fold" in text
+    assert "Spread of the AUC, test patients" in text
+    assert "0.750" in text  # mean of the seeds
+    assert "By imaging and centre" in text
+    assert "its own folder below members" in text
+    assert "pulls the pooled AUC down" in text
+
+
+def test_write_report__of_folds_without_everybodys_fold_is_refused(tmp_path: Path) -> None:
+    run = folds_run(tmp_path / "run")
+    (run / "folds.csv").write_text("patient,fold\nP000,a\n")
+    with pytest.raises(FitError, match=r"expected the fold of every patient, found none for \['P001'"):
+        report.write_report(run)
+
+
+def test_write_report__of_one_model_says_nothing_of_folds_and_seeds(tmp_path: Path) -> None:
+    text = page_of(write_run(tmp_path / "run")).text
+    assert "within a fold" not in text
+    assert "Spread of the AUC" not in text
+
+
+# --- ablations --------------------------------------------------------------------------------------------
+
+
+def write_ablations(folder: Path, digest: str, split: dict[str, str]) -> Path:
+    rows = [
+        {"ablation": "full", "part": "test", "patients": 8, "labelled": 7, "auc": 0.71, "auc_low": 0.5, "auc_high": 0.9,
+         "auc_seeds_sd": 0.02, "c_index": 0.612, "difference": None, "difference_low": None, "difference_high": None,
+         "p": None},
+        {"ablation": "no-reports", "part": "test", "patients": 8, "labelled": 7, "auc": 0.66, "auc_low": 0.4,
+         "auc_high": 0.8, "auc_seeds_sd": 0.03, "c_index": 0.587, "difference": -0.05, "difference_low": -0.2,
+         "difference_high": 0.1, "p": 0.43},
+    ]  # fmt: skip
+    member = folder / "members" / "full-seed-0"
+    member.mkdir(parents=True)
+    (folder / "ablations.json").write_text(json.dumps(rows))
+    info = {"store_digest": digest, "members": ["full-seed-0", "full-seed-1", "no-reports-seed-0"]}
+    (folder / "run.json").write_text(json.dumps(info))
+    (member / "split.csv").write_text("\n".join(["patient,part", *(f"{p},{part}" for p, part in split.items())]) + "\n")
+    return folder
+
+
+def test_write_report__shows_ablations_of_the_run(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", run={"status": "finished", "store_digest": "d"})
+    split = read_run(run).split
+    write_ablations(run / "ablations", "d", split)
     text = page_of(run).text
-    assert "5 folds" in text
-    assert "each fold’s own threshold" in text
-    assert "5 folds by patient, 2 training(s) each" in text
-    assert "lack one of the two labels" not in text
+    assert "Ablations, test patients" in text
+    assert "2 trainings, predictions averaged, 7 labelled of 8 patients, the split of this run" in text
+    assert "no reports 0.660 (0.400–0.800) 0.030 0.587 −0.050 (−0.200 to 0.100) 0.430" in text
+
+
+def test_write_report__shows_ablations_of_a_folder_and_says_that_the_split_is_another(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", run={"status": "finished", "store_digest": "d"})
+    folder = write_ablations(tmp_path / "apart", "d", {"P000": "train"})
+    text = page_of(run, folder).text
+    assert "Ablations, test patients" in text
+    assert "on a split of their own" in text
+
+
+def test_write_report__refuses_a_folder_of_ablations_of_another_store(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", run={"status": "finished", "store_digest": "d"})
+    folder = write_ablations(tmp_path / "apart", "e", {})
+    with pytest.raises(FitError, match="ablations are of another store than the run"):
+        report.write_report(run, folder)
+    with pytest.raises(FitError, match=r"expected ablations\.json, found none"):
+        report.write_report(run, tmp_path)
+
+
+def test_write_report__leaves_out_ablations_of_an_earlier_store(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = write_run(tmp_path / "run", run={"status": "finished", "store_digest": "d"})
+    write_ablations(run / "ablations", "e", {})
+    assert "Ablations, test patients" not in page_of(run).text
+    assert "ablations are of another store and left out" in caplog.text
 
 
 def test_write_report__names_only_predictors_that_somebody_has(tmp_path: Path) -> None:

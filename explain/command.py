@@ -1,0 +1,316 @@
+"""`mumo explain`: what a run's predictions rest on, patient by patient, and whether that means something.
+
+The command line registers this module's command; it stands here because it is the only user of both halves of mumo
+besides the demo.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..config import Settings
+    from ..fusion.explain import Checks, Explained, Explainer
+    from ..pipeline.networks.backbone import Backbone
+    from ..stores.records import Store
+    from .patient import Page
+
+_log = logging.getLogger(__name__)
+
+TOP = 4
+"""Most important bags that are shown as pictures."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is explained, and how much of it is drawn."""
+
+    only: Sequence[str] = ()
+    top: int = TOP
+    grad_cam: bool = True
+    checks: bool = True
+    device: str = "auto"
+    allow_other_windows: bool = False
+
+
+def write_explanations(
+    run: Path,
+    store_path: Path,
+    out: Path,
+    settings: Settings,
+    options: Options,
+    *,
+    tables: dict[str, Path] | None = None,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Write `out`: a folder a patient, `index.html`, `explanations.parquet`, the checks and, last, `explain.json`.
+
+    Everything is written beside `out` and moved there at the end. A folder with earlier explanations is replaced.
+
+    Args:
+        settings: section `embed` names the backbone's weights for Grad-CAM, where the store does not.
+        progress: called with `patients` or `checks`, how many are done, and of how many.
+
+    Returns:
+        What explain.json says.
+
+    Raises:
+        ConfigError: `out` holds something else, or weights that are not the run's.
+        FitError: no finished run, a store that does not fit it, or an unknown patient.
+        InputError, StoreError: weights or parts of the store that cannot be read.
+    """
+    from ..fusion.explain import Explainer
+    from ..stores.records import Store
+
+    _check_free(out)
+    explainer = Explainer(
+        run, store_path, device=options.device, tables=tables, allow_other_windows=options.allow_other_windows
+    )
+    store = Store.open(store_path)
+    chosen = explainer.find(options.only)
+    backbone = _backbone(explainer, store, settings, options)
+    out = out.resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.parent / f".{out.name}.unfinished"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        said = _write(aside, explainer, store, chosen, backbone, options, progress)
+        if out.exists():
+            shutil.rmtree(out)
+        aside.rename(out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return said
+
+
+def _check_free(out: Path) -> None:
+    from ..errors import ConfigError
+    from ..fusion.explained import FILE
+
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / FILE).is_file())):
+        raise ConfigError(f"{out}: is not empty and holds no explanations; choose another folder")
+
+
+def _backbone(explainer: Explainer, store: Store, settings: Settings, options: Options) -> Backbone | None:
+    """The backbone for Grad-CAM; none where it is not asked for, or no model reads CT."""
+    if not options.grad_cam or not any(
+        m.name == "radiology" and m.feature_width for m in explainer.members[0].run.layout.modalities
+    ):
+        return None
+    from .lesions import backbone_of_run
+
+    return backbone_of_run(explainer, store, settings, explainer.device.type)
+
+
+def _write(
+    out: Path,
+    explainer: Explainer,
+    store: Store,
+    chosen: Sequence[str],
+    backbone: Backbone | None,
+    options: Options,
+    progress: Callable[[str, int, int], None],
+) -> dict[str, Any]:
+    from ..fusion.checkpoint import write_json
+    from ..fusion.explained import FILE, VERSION, checks_as_json
+
+    rows, largest_gap, largest_share = [], 0.0, 0.0
+    with _Table(out / "explanations.parquet") as table:
+        for number, patient in enumerate(chosen):
+            explained = explainer.explain(patient)
+            row = _write_patient(out, number, explained, explainer, store, backbone, options, table)
+            rows.append(row)
+            gap, difference = explained.completeness
+            largest_gap = max(largest_gap, gap)
+            largest_share = max(largest_share, gap / difference if difference else 0.0)
+            progress("patients", number + 1, len(chosen))
+    checks = explainer.check(progress=lambda *done: progress("checks", *done)) if options.checks else None
+    said = {
+        "version": VERSION,
+        "weights": explainer.digests,
+        "store_digest": explainer.packed.key,
+        "patients": {row["patient"]: row["folder"] for row in rows},
+        "grad_cam": backbone is not None,
+        "completeness": {"largest_gap": largest_gap, "largest_relative_gap": largest_share},
+        "checks": None if checks is None or not checks.curves else checks_as_json(checks),
+    }
+    if said["checks"] is not None and checks is not None:
+        _write_curves(out, checks)
+    _write_index(out, rows, said)
+    write_json(out / FILE, said)
+    return said
+
+
+def _write_patient(
+    out: Path,
+    number: int,
+    explained: Explained,
+    explainer: Explainer,
+    store: Store,
+    backbone: Backbone | None,
+    options: Options,
+    table: _Table,
+) -> dict[str, Any]:
+    from .lesions import lesion_maps
+    from .patient import folder_name, table_rows, write_patient
+
+    lesions = None if backbone is None else lesion_maps(store, explained, backbone)
+    folder = folder_name(explained.patient, number)
+    has_ct = "radiology" in explained.units
+    missing = "Grad-CAM was left out of this run of `mumo explain`." if has_ct and backbone is None else ""
+    page = write_patient(
+        out / folder, explained, store, explainer.packed, lesions, top=options.top, no_grad_cam=missing
+    )
+    table.add(explained.patient, list(table_rows(explained, explainer.packed)))
+    return _index_row(explained, folder, page)
+
+
+def _index_row(explained: Explained, folder: str, page: Page) -> dict[str, Any]:
+    names = {"both": "slides and CT", "pathology": "slides", "radiology": "CT", "none": "none"}
+    labels = {1: "responder", 0: "non-responder", None: "unknown"}
+    thumbnail = page.thumbnail or (page.lesions[0]["file"] if page.lesions else "")
+    return {
+        "patient": explained.patient,
+        "folder": folder,
+        "thumbnail": f"{folder}/{thumbnail}" if thumbnail else "",
+        "centre": explained.centre,
+        "part": explained.part,
+        "imaging": names[explained.modalities],
+        "risk": explained.risk,
+        "probability": explained.probability,
+        "label": labels[explained.label],
+        "models": explained.models,
+        "bag": page.bags[0]["effect"] if page.bags else None,
+    }
+
+
+class _Table:
+    """explanations.parquet, a row group a patient, so that memory does not grow with the cohort."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow.parquet as pq
+
+        from ..stores.specs import EXPLANATIONS
+
+        self._schema = EXPLANATIONS.schema()
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+
+    def __enter__(self) -> _Table:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def add(self, patient: str, rows: Sequence[tuple[str, str, str, float]]) -> None:
+        """The rows of one patient: kind, item, name, value."""
+        import pyarrow as pa
+
+        columns = [[patient] * len(rows), *(list(column) for column in zip(*rows, strict=True))]
+        self._writer.write_table(pa.table(columns, schema=self._schema))
+
+
+def _write_curves(out: Path, checks: Checks) -> None:
+    from ..fusion.deletion import Curve
+    from .pictures import write_curves
+
+    write_curves(out / "deletion.png", checks.curves)
+    with (out / "deletion.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([entry.name for entry in fields(Curve)])
+        for curve in checks.curves:
+            writer.writerow(["" if isinstance(v, float) and math.isnan(v) else v for v in asdict(curve).values()])
+
+
+def _write_index(out: Path, rows: Sequence[dict[str, Any]], said: dict[str, Any]) -> None:
+    from .. import __version__
+    from ..fusion.explained import sentences
+    from ..fusion.report import SORTING
+    from .patient import signed
+    from .templates import render
+    from .viewer import script_hash
+
+    page = render(
+        "index.html.jinja",
+        rows=sorted(rows, key=lambda row: -row["risk"]),
+        said=said,
+        sentences=[] if said["checks"] is None else sentences(said["checks"]),
+        script=SORTING,
+        script_hash=script_hash(SORTING),
+        signed=signed,
+        version=__version__,
+    )
+    (out / "index.html").write_text(page, encoding="utf-8")
+
+
+# --- the command ------------------------------------------------------------------------------------------
+
+
+def explain(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the training run.")],
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the feature store.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; RUN/explain shows in the report.")],
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="PATIENT", help="Only this patient; may be repeated.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="Most important bags shown as pictures.")] = TOP,
+    no_grad_cam: Annotated[
+        bool, typer.Option("--no-grad-cam", help="Leave out Grad-CAM, which needs the backbone's weights.")
+    ] = False,
+    no_checks: Annotated[
+        bool, typer.Option("--no-checks", help="Leave out the checks over the held-out patients.")
+    ] = False,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", envvar="MUMO_CONFIG", help="Settings (TOML).")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. embed.weights=FILE; may be repeated."),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    table: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FILE", help="Table of a further modality; may be repeated.")
+    ] = None,
+    allow_other_windows: Annotated[
+        bool, typer.Option("--allow-other-windows", help="Accept CT with other grey-level windows than in training.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
+) -> None:
+    """Show what predictions rest on: maps over slides and lesions, report items, omics features; and check them.
+
+    Reads RUN and STORE, no slide or CT; writes OUT/index.html with a page, pictures and GeoJSON for each patient,
+    OUT/explanations.parquet with all numbers, and whether they mean something (deletion.csv, explain.json). Returns 0,
+    or 2 when the store does not fit the run, or the backbone's weights are not those that the run was trained with.
+    """
+    from ..config import load_settings
+    from ..fusion.explained import sentences
+    from ..terminal import item_bar
+
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+    options = Options(tuple(only or ()), top, not no_grad_cam, not no_checks, device, allow_other_windows)
+    tables = {name: Path(file) for name, _, file in (entry.partition("=") for entry in table or ())}
+    settings = load_settings(config, assignments or ())
+    with item_bar("patients") as patients, item_bar("checks") as checks:
+        bars = {"patients": patients, "checks": checks}
+        said = write_explanations(
+            run, store, out, settings, options, tables=tables, progress=lambda name, *done: bars[name](*done)
+        )
+    if as_json:
+        typer.echo(json.dumps(said))
+        return
+    for line in sentences(said["checks"]) if said["checks"] else ():
+        typer.echo(line)
+    typer.echo(f"{len(said['patients'])} patients: {out / 'index.html'}")

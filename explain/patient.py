@@ -1,0 +1,208 @@
+"""The folder of one patient: maps, pictures, viewers, GeoJSON, bars, and the page that shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import StoreError
+from ..fusion.attribution import Parts
+from ..fusion.explain import Explained
+from ..stores.packed import Packed
+from ..stores.records import Store, is_safe_id
+from .lesions import LesionMap, write_lesion_maps
+from .mosaic import most_important, open_slide_bags, put_together
+from .pictures import write_bars, write_heat_map, write_image, write_thumbnail
+from .qupath import write_geojson
+from .templates import render
+from .viewer import DETAILED, Tiles, write_viewer
+
+Floats = npt.NDArray[np.float64]
+
+FEATURES_SHOWN = 15
+"""Omics features with the largest attributions that are shown for each modality; all are in the table."""
+
+BAG_PX = 1024
+"""Largest side of pictures of bags."""
+
+GROUPS = {
+    "pathology_report": "Pathology report",
+    "radiology_report": "Radiology report",
+    "patient_information": "Patient information",
+}
+MODALITIES = {"pathology": "slides", "radiology": "CT"}
+
+
+@dataclass
+class Page:
+    """What the page of a patient shows: files beside it, with what is said of them."""
+
+    slides: list[dict[str, Any]] = field(default_factory=list)
+    bags: list[dict[str, Any]] = field(default_factory=list)
+    lesions: list[dict[str, Any]] = field(default_factory=list)
+    no_grad_cam: str = ""
+    items: list[dict[str, Any]] = field(default_factory=list)
+    omics: list[dict[str, Any]] = field(default_factory=list)
+    thumbnail: str = ""
+
+
+def folder_name(patient: str, number: int) -> str:
+    """Name of a patient's folder: the study id, or a number where the id makes no file name."""
+    return patient if is_safe_id(patient) else f"patient-{number + 1:05d}"
+
+
+def write_patient(
+    folder: Path,
+    explained: Explained,
+    store: Store,
+    packed: Packed,
+    lesions: list[LesionMap] | None,
+    *,
+    top: int,
+    no_grad_cam: str = "",
+) -> Page:
+    """Write the folder of a patient, its page last; returns what the page shows."""
+    folder.mkdir()
+    page = Page(no_grad_cam=no_grad_cam)
+    if explained.words is not None:
+        _write_slides(folder, explained, store, page, top)
+    if lesions:
+        page.lesions = write_lesion_maps(folder, lesions, explained)
+    _write_items(folder, explained, packed, page)
+    _write_omics(folder, explained, packed, page)
+    text = render("patient.html.jinja", e=explained, page=page, signed=signed, share=f"{{:.1%}}".format)
+    (folder / "index.html").write_text(text, encoding="utf-8")
+    return page
+
+
+def signed(value: float) -> str:
+    """A number with its sign, and a real minus."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
+# --- slides -----------------------------------------------------------------------------------------------
+
+
+def _write_slides(folder: Path, explained: Explained, store: Store, page: Page, top: int) -> None:
+    words, bags = explained.words, explained.units["pathology"]
+    assert words is not None
+    sources = explained.sources["pathology"]
+    order = most_important(np.abs(bags.effect), max(top, DETAILED))
+    for item in dict.fromkeys(source for source, _ in sources):
+        rows = [number for number, (source, _) in enumerate(sources) if source == item]
+        slide = slice(rows[0], rows[-1] + 1)
+        ranks = {order.index(row) + 1: row - rows[0] for row in rows if row in order}
+        _write_slide(folder, explained, store, page, item, slide, ranks, top)
+    page.bags.sort(key=lambda bag: bag["rank"])
+
+
+def _write_slide(
+    folder: Path,
+    explained: Explained,
+    store: Store,
+    page: Page,
+    item: str,
+    rows: slice,
+    ranks: dict[int, int],
+    top: int,
+) -> None:
+    """One slide's files. `ranks`: place among the patient's most important bags → bag of this slide."""
+    words, units = explained.words, explained.units["pathology"]
+    assert words is not None
+    slide = open_slide_bags(store, item)
+    weight, effect, bag_effect = words.weight[rows], words.effect[rows], units.effect[rows]
+    if len(slide.rows) != len(weight):
+        raise StoreError(f"tiles/{item}: {len(slide.rows)} bags, features of {len(weight)}; run `mumo extract all`")
+    detailed = [bag for _, bag in sorted(ranks.items())]
+    shown = {rank: bag for rank, bag in ranks.items() if rank <= top}
+    framed = [shown[rank] for rank in sorted(shown)]
+    tiles = Tiles(slide, detailed)
+    mosaic = put_together(slide, each=tiles.add)
+    write_heat_map(folder / f"{item}.png", slide, mosaic, weight, effect, shown, words.weight.size)
+    write_geojson(folder / f"{item}.geojson", slide, weight, effect, bag_effect, framed)
+    write_viewer(
+        folder / f"{item}.html", slide, mosaic, tiles, patient=explained.patient, title=item, weight=weight,
+        effect=effect, bag_effect=bag_effect, ranked=shown, totals=(len(words.weight), words.weight.size),
+    )  # fmt: skip
+    page.slides.append({"item": item, "bags": len(weight), "pixels": slide.pixels is not None})
+    if not page.thumbnail:
+        page.thumbnail = "thumbnail.jpg"
+        write_thumbnail(folder / page.thumbnail, slide, mosaic, effect)
+    for rank, bag in shown.items():
+        pixels = slide.read(bag, BAG_PX)
+        entry = {"rank": rank, "name": f"{item}, bag {bag}", "weight": float(weight[bag].sum()), "file": ""}
+        if pixels is not None:
+            entry["file"] = f"bag-{rank}.jpg"
+            write_image(folder / entry["file"], pixels)
+        page.bags.append(entry | {"effect": float(bag_effect[bag]), "share": len(words.weight)})
+
+
+# --- items and features -----------------------------------------------------------------------------------
+
+
+def _write_items(folder: Path, explained: Explained, packed: Packed, page: Page) -> None:
+    for group, parts in explained.items.items():
+        known = parts.weight > 0
+        if not known.any():
+            continue
+        items = packed.codes[group].items
+        names = [items[number].name.replace("_", " ") for number in np.flatnonzero(known)]
+        order = np.argsort(-np.abs(parts.effect[known]), kind="stable")
+        values = parts.effect[known][order]
+        file = f"{group}.png"
+        write_bars(folder / file, [names[n] for n in order], values, "effect on the risk, log hazard", signed=True)
+        rows = [(names[n], parts.weight[known][n], parts.effect[known][n]) for n in order]
+        page.items.append({"title": GROUPS.get(group, group), "file": file, "rows": rows})
+
+
+def _write_omics(folder: Path, explained: Explained, packed: Packed, page: Page) -> None:
+    for modality, values in explained.omics.items():
+        columns, total = packed.units[modality].omics_columns, values.sum(axis=0)
+        order = most_important(np.abs(total), FEATURES_SHOWN)
+        file = f"omics-{modality}.png"
+        write_bars(
+            folder / file, [columns[n] for n in order], total[list(order)], "attribution to the risk, log hazard",
+            signed=True,
+        )  # fmt: skip
+        title = f"Omics features of the {MODALITIES.get(modality, modality)}"
+        rest = float(total.sum() - total[list(order)].sum())
+        page.omics.append(
+            {"title": title, "file": file, "sum": float(total.sum()), "rest": rest, "features": len(columns),
+             "shown": len(order)}
+        )  # fmt: skip
+
+
+# --- the table --------------------------------------------------------------------------------------------
+
+
+def table_rows(explained: Explained, packed: Packed) -> Iterator[tuple[str, str, str, float]]:
+    """Kind, item, name and value of everything about a patient, see `specs.EXPLANATIONS`."""
+    yield "prediction", "", "risk", explained.risk
+    yield "prediction", "", "probability", explained.probability
+    kinds = {"pathology": "bag", "radiology": "lesion"}
+    for modality, parts in explained.units.items():
+        kind = kinds.get(modality, modality)
+        for (item, name), weight, effect in zip(explained.sources[modality], parts.weight, parts.effect, strict=True):
+            yield f"{kind} weight", item, name, float(weight)
+            yield f"{kind} effect", item, name, float(effect)
+    if explained.words is not None:
+        yield from _word_rows(explained, explained.words)
+    for group, parts in explained.items.items():
+        for item, weight, effect in zip(packed.codes[group].items, parts.weight, parts.effect, strict=True):
+            yield "item weight", group, item.name, float(weight)
+            yield "item effect", group, item.name, float(effect)
+    for modality, values in explained.omics.items():
+        for name, value in zip(packed.units[modality].omics_columns, values.sum(axis=0), strict=True):
+            yield "omics", modality, name, float(value)
+
+
+def _word_rows(explained: Explained, words: Parts) -> Iterator[tuple[str, str, str, float]]:
+    for kind, values in (("word weight", words.weight), ("word effect", words.effect)):
+        for (item, bag), row in zip(explained.sources["pathology"], values.tolist(), strict=True):
+            for word, value in enumerate(row):
+                yield kind, item, f"{bag}/{word}", value
