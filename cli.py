@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .explain.command import explain
 from .listings import (
     compare_with_cohort,
     print_estimates,
@@ -17,6 +18,7 @@ from .listings import (
     print_plan,
     print_problems,
     print_reports,
+    print_robustness,
     print_status,
 )
 from .stores.places import parse_place
@@ -372,6 +374,48 @@ def predict(
 
 
 @app.command()
+def robustness(
+    cohort: CohortFile,
+    store: StoreFolder,
+    run: RunFolder,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the annotators' stores, on the store's disk.")],
+    sets: Annotated[int, typer.Option(min=1, help="Annotators to simulate, besides the one who drew.")] = 5,
+    share: Annotated[
+        float, typer.Option(min=0.001, max=0.5, help="Size of the moves, as a share of what is outlined.")
+    ] = 0.05,
+    seed: Annotated[int, typer.Option(help="Seed of the moves.")] = 0,
+    data: DataFolder = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    workers: Workers = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Ask how much predictions depend on the annotator: outlines and boxes are moved a little, and all that they touch
+    is extracted again and predicted.
+
+    Reads the cohort, STORE and a finished RUN; writes a store for each annotator to OUT, which shares the files of
+    what is untouched, and the spread of risk and AUC to RUN/robustness; `mumo report` shows it. Returns 0, or 3 when an
+    item failed.
+    """
+    _set_up_logging(verbose)
+    from .config import load_settings
+    from .pipeline.cohorts.cohort import load_cohort
+    from .pipeline.running.execute import make_executor
+    from .robustness import run_robustness
+
+    settings = load_settings(config, assignments or ())
+    loaded = load_cohort(cohort, data, settings.clinical)
+    with make_executor(_workers(workers), None, settings) as executor:
+        summary, reports = run_robustness(
+            loaded, store, run, out, settings, executor, sets=sets, seed=seed, share=share, device=device, tables={}
+        )
+    print_robustness(summary, as_json)
+    raise typer.Exit(_exit_code(reports))
+
+
+@app.command()
 def baselines(
     store: StoreFolder,
     run: RunFolder,
@@ -490,6 +534,9 @@ def export_bags(
     from .stores.records import Store
 
     typer.echo(f"{len(run_export(Store.open(store), out))} files: {out}")
+
+
+app.command()(explain)
 
 
 def _set_up_logging(verbose: bool) -> None:

@@ -141,6 +141,29 @@ def print_reports(reports: list[StageReport], as_json: bool) -> None:
             typer.echo(f"waiting: {r.stage}/{item}: {reason}", err=True)
 
 
+def print_robustness(summary: dict[str, Any], as_json: bool) -> None:
+    """The AUC under each annotator, and how far risk and calls move."""
+    if as_json:
+        typer.echo(json.dumps(summary))
+        return
+    from .terminal import format_interval
+
+    typer.echo(
+        f"{summary['slides_moved']} slides and {summary['lesions_moved']} lesions drawn otherwise, "
+        f"{summary['left_as_drawn']} with masks or label images left as drawn"
+    )
+    for name, found in summary["auc"].items():
+        typer.echo(f"{name}: AUC {format_interval(found)} of {summary['labelled']} {' and '.join(summary['parts'])}")
+    spread = summary["probability_sd"]
+    if spread["median"] is not None:
+        typer.echo(
+            f"{summary['touched']} patients touched: a patient's probability varies by {spread['median']:.3f} (median "
+            f"standard deviation), at most {spread['most']:.3f}; ICC of the risk {summary['risk_icc']:.3f}"
+        )
+    if summary["calls_changed"] is not None:
+        typer.echo(f"calls that change: {summary['calls_changed']} of {summary['touched']}")
+
+
 def print_metrics(metrics: dict[str, Any], as_json: bool) -> None:
     """The AUC of every part of a run with what the part was used for, and the spread of an ensemble."""
     if as_json:

@@ -51,7 +51,7 @@ def write_explanations(
     options: Options,
     *,
     tables: dict[str, Path] | None = None,
-    progress: Callable[[str, int, int], None] = lambda *_: None,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """Write `out`: a folder a patient, `index.html`, `explanations.parquet`, the checks and, last, `explain.json`.
 
@@ -59,7 +59,7 @@ def write_explanations(
 
     Args:
         settings: section `embed` names the backbone's weights for Grad-CAM, where the store does not.
-        progress: called with `patients` or `checks`, how many are done, and of how many.
+        progress: called with how many patients are done, and of how many; first all, then those of the checks.
 
     Returns:
         What explain.json says.
@@ -120,7 +120,7 @@ def _write(
     chosen: Sequence[str],
     backbone: Backbone | None,
     options: Options,
-    progress: Callable[[str, int, int], None],
+    progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
     from ..fusion.checkpoint import write_json
     from ..fusion.explained import FILE, VERSION, checks_as_json
@@ -134,8 +134,8 @@ def _write(
             gap, difference = explained.completeness
             largest_gap = max(largest_gap, gap)
             largest_share = max(largest_share, gap / difference if difference else 0.0)
-            progress("patients", number + 1, len(chosen))
-    checks = explainer.check(progress=lambda *done: progress("checks", *done)) if options.checks else None
+            progress(number + 1, len(chosen))
+    checks = explainer.check(progress=progress) if options.checks else None
     said = {
         "version": VERSION,
         "weights": explainer.digests,
@@ -165,7 +165,7 @@ def _write_patient(
     from .lesions import lesion_maps
     from .patient import folder_name, table_rows, write_patient
 
-    lesions = None if backbone is None else lesion_maps(store, explained, backbone)
+    lesions = None if backbone is None else lesion_maps(store, explained, backbone, explainer.average_lesion())
     folder = folder_name(explained.patient, number)
     has_ct = "radiology" in explained.units
     missing = "Grad-CAM was left out of this run of `mumo explain`." if has_ct and backbone is None else ""
@@ -303,11 +303,8 @@ def explain(
     options = Options(tuple(only or ()), top, not no_grad_cam, not no_checks, device, allow_other_windows)
     tables = {name: Path(file) for name, _, file in (entry.partition("=") for entry in table or ())}
     settings = load_settings(config, assignments or ())
-    with item_bar("patients") as patients, item_bar("checks") as checks:
-        bars = {"patients": patients, "checks": checks}
-        said = write_explanations(
-            run, store, out, settings, options, tables=tables, progress=lambda name, *done: bars[name](*done)
-        )
+    with item_bar("explain") as bar:
+        said = write_explanations(run, store, out, settings, options, tables=tables, progress=bar)
     if as_json:
         typer.echo(json.dumps(said))
         return

@@ -72,15 +72,16 @@ def backbone_of_run(explainer: Explainer, store: Store, settings: Settings, devi
         raise ConfigError(
             f"Grad-CAM: the weights {backbone.weights_name} of {backbone.name} have SHA-256 "
             f"{backbone.weights_sha256[:12]}…, expected those that the run was trained with, {run['weights']} "
-            f"({trained[:12]}…); set embed.backbone and embed.weights to these, or leave Grad-CAM out with --no-grad-cam"
+            f"({trained[:12]}…); set embed.backbone and embed.weights to these, or leave it out with --no-grad-cam"
         )
     return backbone
 
 
-def lesion_maps(store: Store, explained: Explained, backbone: Backbone) -> list[LesionMap]:
+def lesion_maps(store: Store, explained: Explained, backbone: Backbone, average: Floats) -> list[LesionMap]:
     """Grad-CAM of the risk for each lesion of a patient, from the stored crops.
 
-    The gradient is that of the mean over the members that explain the patient.
+    The gradient is that of the mean over the members that explain the patient; maps are 0 for tissue like `average`
+    [width], the mean features of all lesions.
     """
     from ..pipeline.networks.grad_cam import grad_cam
 
@@ -93,7 +94,7 @@ def lesion_maps(store: Store, explained: Explained, backbone: Backbone) -> list[
         names = [name for source, name in sources if source == item]
         crops = arrays.open_array(arrays.open_group(store.part("rois", item, "crops.zarr")), LESION_CROPS)
         slices = np.asarray(crops[:, 0])  # (lesion, slice, y, x)
-        cams = grad_cam(backbone, np.moveaxis(slices, 1, -1), slopes[row : row + len(names)])
+        cams = grad_cam(backbone, np.moveaxis(slices, 1, -1), slopes[row : row + len(names)], average)
         maps += [LesionMap(item, *found) for found in zip(names, slices, cams, strict=True)]
         row += len(names)
     return maps

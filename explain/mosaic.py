@@ -82,8 +82,8 @@ def open_slide_bags(store: Store, item: str) -> SlideBags:
     pixels = None
     if record is not None and "pixels.zarr" in record.parts and record.summary.get("pixels") != "none":
         pixels = arrays.open_array(arrays.open_group(store.part("tiles", item, "pixels.zarr")), BAG_PIXELS)
-        if len(pixels) != len(rows):
-            raise StoreError(f"tiles/{item}: pixels of {len(pixels)} bags, its table has {len(rows)}; extract again")
+        if pixels.shape[0] != len(rows):
+            raise StoreError(f"tiles/{item}: pixels of {pixels.shape[0]} bags, its table {len(rows)}; extract again")
     return SlideBags(item, tuple(rows), pixels)
 
 
@@ -122,7 +122,7 @@ def put_together(bags: SlideBags, each: Callable[[int, RgbImage | None], None] |
 
 def word_side(words: int) -> int:
     """Words along a side of a bag; StoreError where they form no square."""
-    side = int(round(words**0.5))
+    side = round(words**0.5)
     if side * side != words:
         raise StoreError(f"bags of {words} words: expected a square number; extract embed again")
     return side

@@ -75,7 +75,7 @@ def write_patient(
         page.lesions = write_lesion_maps(folder, lesions, explained)
     _write_items(folder, explained, packed, page)
     _write_omics(folder, explained, packed, page)
-    text = render("patient.html.jinja", e=explained, page=page, signed=signed, share=f"{{:.1%}}".format)
+    text = render("patient.html.jinja", e=explained, page=page, signed=signed, share=share)
     (folder / "index.html").write_text(text, encoding="utf-8")
     return page
 
@@ -83,6 +83,11 @@ def write_patient(
 def signed(value: float) -> str:
     """A number with its sign, and a real minus."""
     return f"{value:+.3f}".replace("-", "−")
+
+
+def share(value: float) -> str:
+    """A share in percent, with more digits where it is small."""
+    return f"{100 * value:.1f} %" if value >= 0.01 else f"{100 * value:.2f} %"
 
 
 # --- slides -----------------------------------------------------------------------------------------------

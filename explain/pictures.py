@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,17 +48,22 @@ def effect_limit(values: Floats) -> float:
     return float(np.abs(values).max(initial=0.0)) or 1.0
 
 
+def weight_limit(values: Floats) -> float:
+    """Upper end of the colour scale of weights in even shares, which lie at 1: at least 2."""
+    return max(2.0, float(values.max(initial=0.0)))
+
+
 # --- slides -----------------------------------------------------------------------------------------------
 
 
 def write_heat_map(
-    path: Path, bags: SlideBags, mosaic: Mosaic, weight: Floats, effect: Floats, ranked: Sequence[int], patient: int
+    path: Path, bags: SlideBags, mosaic: Mosaic, weight: Floats, effect: Floats, ranked: Mapping[int, int], patient: int
 ) -> None:
     """Two maps side by side over the slide in grey: how much was looked at each word, and what leaving it out does.
 
     Args:
         weight, effect: [bag, word] of this slide.
-        ranked: the patient's most important bags that lie in this slide, in order; they get a frame.
+        ranked: place among the patient's most important bags → bag of this slide; they get a frame.
         patient: number of words of the patient on all slides, of which an even share is the unit of weights.
     """
     height, width = mosaic.image.shape[:2]
@@ -73,19 +78,16 @@ def write_heat_map(
         )
         for ax, (title, unit, values, colours, limit) in zip(axes, panels, strict=True):
             ax.imshow(grey, cmap="gray", vmin=0, vmax=255)
-            low, high = (-limit, limit) if limit else _spread(values)
+            low, high = (-limit, limit) if limit else (0.0, weight_limit(values))
             drawn = ax.imshow(
                 _painted(bags, mosaic, values), cmap=colours, vmin=low, vmax=high, alpha=0.55, interpolation="nearest"
             )
             _frames(ax, bags, mosaic, ranked)
             ax.set_title(title, fontsize=9.5, loc="left")
             ax.axis("off")
-            figure.colorbar(drawn, ax=ax, orientation="horizontal", fraction=0.035, pad=0.03, label=unit)
-
-
-def _spread(values: Floats) -> tuple[float, float]:
-    low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
-    return (low, high) if high > low else (low, low + 1.0)
+            bar = figure.colorbar(drawn, ax=ax, orientation="horizontal", fraction=0.035, pad=0.03, label=unit)
+            marks = (low, (low + high) / 2, high)
+            bar.set_ticks(marks, labels=[f"{mark:.2g}".replace("-", "−") for mark in marks])
 
 
 def _painted(bags: SlideBags, mosaic: Mosaic, values: Floats) -> npt.NDArray[Any]:
@@ -98,11 +100,11 @@ def _painted(bags: SlideBags, mosaic: Mosaic, values: Floats) -> npt.NDArray[Any
     return np.ma.masked_invalid(out)
 
 
-def _frames(ax: Axes, bags: SlideBags, mosaic: Mosaic, ranked: Sequence[int]) -> None:
+def _frames(ax: Axes, bags: SlideBags, mosaic: Mosaic, ranked: Mapping[int, int]) -> None:
     from matplotlib.patches import Rectangle
 
     side = bags.side * mosaic.scale
-    for number, bag in enumerate(ranked, start=1):
+    for number, bag in ranked.items():
         x, y = bags.corners[bag] * mosaic.scale
         ax.add_patch(Rectangle((x, y), side, side, fill=False, edgecolor="white", linewidth=2.4))
         ax.add_patch(Rectangle((x, y), side, side, fill=False, edgecolor="black", linewidth=1.2))
@@ -144,24 +146,27 @@ def write_lesion(path: Path, slices: npt.NDArray[np.uint8], cam: Floats, title: 
 
     Args:
         slices: [slice, y, x] of the stored crop.
-        cam: [y, x] map, any size; it is the same for all slices, which are the channels of one image.
+        cam: [y, x] map, any size, 0 for average tissue; it is the same for all slices, which are the channels of one
+            image.
     """
     side = slices.shape[1]
     limit = effect_limit(cam)
     smooth = np.asarray(Image.fromarray(cam.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC))
-    with canvas(path, (7.2, 5.5)) as figure:
-        axes = figure.subplots(2, 3, gridspec_kw={"wspace": 0.03, "hspace": 0.05})
-        figure.subplots_adjust(left=0.01, right=0.99, top=0.9, bottom=0.13)
-        figure.suptitle(title, fontsize=9.5, x=0.01, ha="left")
+    with canvas(path, (6.6, 5.2)) as figure:
+        axes = figure.subplots(2, 3, gridspec_kw={"wspace": 0.02, "hspace": 0.02})
+        figure.subplots_adjust(left=0.005, right=0.995, top=0.945, bottom=0.115)
+        figure.suptitle(title, fontsize=9.5, x=0.005, y=0.99, ha="left")
         for column, name in enumerate(("slice below", "widest slice", "slice above")):
             for row in range(2):
                 axes[row, column].imshow(slices[column], cmap="gray", vmin=0, vmax=255)
                 axes[row, column].axis("off")
             drawn = axes[1, column].imshow(smooth, cmap=EFFECT_COLOURS, vmin=-limit, vmax=limit, alpha=0.5)
-            axes[0, column].text(4, 4, name, color="white", fontsize=8.5, va="top")
-        bar = figure.colorbar(drawn, ax=axes[1, :], orientation="horizontal", fraction=0.06, pad=0.04)
-        bar.set_label("lowers the risk          Grad-CAM          raises the risk")
-        bar.set_ticks([-limit, 0, limit], labels=["", "0", ""])
+            axes[0, column].text(
+                0.03 * side, 0.03 * side, name, fontsize=8.5, va="top",
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
+            )  # fmt: skip
+        bar = figure.colorbar(drawn, cax=figure.add_axes((0.25, 0.075, 0.5, 0.022)), orientation="horizontal")
+        bar.set_ticks([-limit, 0, limit], labels=["lowers the risk", "as average tissue", "raises the risk"])
 
 
 # --- items, features, checks ------------------------------------------------------------------------------

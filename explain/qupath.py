@@ -36,9 +36,7 @@ def write_geojson(
     for bag, corner in enumerate(bags.corners + bags.origin):
         name = "mumo: important bag" if bag in ranked else "mumo: bag"
         measured = {"weight": float(weight[bag].sum()), "effect": float(bag_effect[bag])}
-        features.append(
-            _feature("annotation", f"bag {bag}", name, corner, bags.side, bag_colours[bag], measured)
-        )
+        features.append(_feature("annotation", f"bag {bag}", name, corner, bags.side, bag_colours[bag], measured))
     for number, corner in enumerate((word_corners(bags, words) + bags.origin).reshape(-1, 2)):
         bag, word = divmod(number, words)
         measured = {"weight": float(weight[bag, word]), "effect": float(effect[bag, word])}

@@ -4,7 +4,7 @@ const canvas = document.getElementById("view"), pen = canvas.getContext("2d");
 const chosen = (name) => document.querySelector(`input[name="${name}"]:checked`).value;
 const opacity = document.getElementById("opacity"), told = document.getElementById("told");
 const images = new Map();
-let scale = 1, left = 0, top_ = 0, asked = false;
+let scale = 1, left = 0, top_ = 0, asked = false, moved = false;
 
 function image(source) {
   if (!images.has(source)) {
@@ -98,6 +98,7 @@ function paint(seen) {
 }
 
 function zoom(factor, x, y) {
+  moved = true;
   const next = Math.min(8, Math.max(scale * factor, 0.2 * canvas.clientWidth / data.width));
   left += x / scale - x / next;
   top_ += y / scale - y / next;
@@ -140,6 +141,7 @@ canvas.addEventListener("pointermove", (event) => {
     const span = (a) => Math.hypot(a[0] - other[0], a[1] - other[1]) || 1;
     zoom(span(now) / span(was), (now[0] + other[0]) / 2, (now[1] + other[1]) / 2);
   } else {
+    moved = true;
     left -= (now[0] - was[0]) / scale;
     top_ -= (now[1] - was[1]) / scale;
     redraw();
@@ -161,8 +163,7 @@ canvas.addEventListener("keydown", (event) => {
 for (const [id, factor] of [["in", 1.6], ["out", 1 / 1.6]]) {
   document.getElementById(id).addEventListener("click", () => zoom(factor, canvas.clientWidth / 2, canvas.clientHeight / 2));
 }
-document.getElementById("fit").addEventListener("click", fit);
+document.getElementById("fit").addEventListener("click", () => { moved = false; fit(); });
 for (const input of document.querySelectorAll("input")) input.addEventListener("input", () => { legend(); redraw(); });
-new ResizeObserver(redraw).observe(canvas);
+new ResizeObserver(() => (moved ? redraw() : fit())).observe(canvas);
 legend();
-fit();

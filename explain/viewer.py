@@ -12,7 +12,7 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from .mosaic import Mosaic, RgbImage, SlideBags
-from .pictures import EFFECT_COLOURS, WEIGHT_COLOURS, effect_limit, palette
+from .pictures import EFFECT_COLOURS, WEIGHT_COLOURS, effect_limit, palette, weight_limit
 from .templates import render
 
 Floats = npt.NDArray[np.float64]
@@ -85,7 +85,7 @@ def write_viewer(
     weight: Floats,
     effect: Floats,
     bag_effect: Floats,
-    ranked: Sequence[int],
+    ranked: Mapping[int, int],
     totals: tuple[int, int],
 ) -> None:
     """Write the file of one slide.
@@ -93,12 +93,12 @@ def write_viewer(
     Args:
         weight, effect: [bag, word] of this slide.
         bag_effect: [bag].
-        ranked: the most important bags, in order.
+        ranked: place among the patient's most important bags → bag of this slide.
         totals: number of bags and of words of the patient on all slides; an even share of these is the unit of weights.
     """
     bag_weight = weight.sum(axis=1) * totals[0]
     word_weight = weight * totals[1]
-    rank = {bag: number for number, bag in enumerate(ranked, start=1)}
+    rank = {bag: number for number, bag in ranked.items()}
     rows = [
         {
             "n": bag,
@@ -158,8 +158,7 @@ def _measure(colours: str, unit: str, words: tuple[float, float], bags: tuple[fl
 
 
 def _ends(values: Floats) -> tuple[float, float]:
-    low, high = float(values.min()), float(values.max())
-    return low, high if high > low else low + 1.0
+    return 0.0, weight_limit(values)
 
 
 def _sides(values: Floats) -> tuple[float, float]:

@@ -147,7 +147,9 @@ def table_lines(table: pd.DataFrame) -> list[str]:
         area, gap = _interval(row, "auc"), _interval(row, "difference")
         c_index, p = (_number(row[name]) for name in ("c_index", "p"))
         lines.append(f"{row['ablation']:<24} {area:<22} {c_index:>7}   {gap:<30} {p:>6}")
-    return [*lines, f"{table['labelled'].iloc[0]} labelled of {table['patients'].iloc[0]} held-out patients"]
+    part = table["part"].iloc[0]
+    role = ", who also chose the weights: optimistic" if part == "validation" else ""
+    return [*lines, f"{table['labelled'].iloc[0]} labelled of {table['patients'].iloc[0]} {part} patients{role}"]
 
 
 def _interval(row: Mapping[Any, Any], name: str) -> str:

@@ -2,8 +2,8 @@
 
 Two measures stand side by side, because they answer different questions. The *weight* says how much was looked at a
 part (attention and pooling weights, with a sum of 1). The *effect* says by how much the risk is higher with the part
-than without it: everything else stays, the part is left out, and the model is asked again (occlusion; Zeiler and Fergus,
-2014). A part may be looked at a lot and change nothing.
+than without it: everything else stays, the part is left out, and the model is asked again (occlusion; Zeiler and
+Fergus, 2014). A part may be looked at a lot and change nothing.
 
 Omics features get integrated gradients (Sundararajan et al., 2017) from the training patients' median, where all
 standardised features are 0; attributions of all features sum to the difference of the risks.
@@ -220,9 +220,7 @@ def word_parts(probe: Probe) -> Parts:
 
 
 @torch.no_grad()
-def _without_one_word(
-    branch: PathologyBranch, imaging: ImagingBatch, bag: int, token: Tensor, slope: Tensor
-) -> Floats:
+def _without_one_word(branch: PathologyBranch, imaging: ImagingBatch, bag: int, token: Tensor, slope: Tensor) -> Floats:
     gated = branch.gate(imaging.features[bag : bag + 1], imaging.time[imaging.owner[bag : bag + 1]])  # (1, word, d)
     words = gated.shape[1]
     if words == 1:
@@ -253,7 +251,7 @@ def feature_gradients(probe: Probe) -> Floats:
     """Gradient of the risk by the deep features of the patient's lesions [lesion, width], for Grad-CAM."""
     branch, imaging = probe._branches["radiology"], probe.batch.imaging["radiology"]
     assert isinstance(branch, RadiologyBranch)
-    features = imaging.features.float().requires_grad_()
+    features = imaging.features.to(branch.gate.project.weight.dtype).requires_grad_()
     tokens = {name: known.clone() for name, known in probe.tokens.items()}
     tokens["radiology"] = branch.tokens(replace(imaging, features=features))
     output: Output = probe.model(probe._copies(1, tokens, {}))
@@ -288,4 +286,3 @@ def omics_attribution(probe: Probe, steps: int = IG_STEPS) -> OmicsAttribution |
         for name, part in zip(names, found, strict=True)
     }
     return OmicsAttribution(values, difference)
-

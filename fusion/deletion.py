@@ -1,8 +1,8 @@
 """Does an importance mean something? Two checks over a cohort.
 
 *Deletion*: leaving out the most important parts of a patient should move the risk more than leaving out as many parts
-drawn at random (Samek et al., 2017). *Randomisation*: a model whose weights were drawn anew should give another map, else
-the map shows the input and not what was learnt (Adebayo et al., 2018).
+drawn at random (Samek et al., 2017). *Randomisation*: a model whose weights were drawn anew should give another map,
+else the map shows the input and not what was learnt (Adebayo et al., 2018).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def deletion(
 
     Args:
         level: `bags` or `words` of the patient's slides.
-        importances: name → [bag] or [bag, word]; the largest are left out first.
+        importances: name → [bag] or [bag, word]; the largest are left out first (see `one_way` for effects).
         draws: number of random draws.
     """
     shape = next(iter(importances.values())).shape
@@ -61,6 +61,15 @@ def deletion(
         moved = _moved(probe, level, drawn, shape)
         moves.append(Move(count, "random", float(moved.mean()), float(moved.std(ddof=1)) if draws > 1 else 0.0))
     return moves
+
+
+def one_way(effect: Floats) -> Floats:
+    """Effects with the sign that makes those positive which weigh more in sum.
+
+    Parts that raise the risk and parts that lower it, left out together, would make up for each other.
+    """
+    raises, lowers = effect.clip(min=0).sum(), -effect.clip(max=0).sum()
+    return effect if raises >= lowers else -effect
 
 
 def _moved(probe: Probe, level: str, removed: Sequence[npt.NDArray[np.int64]], shape: tuple[int, ...]) -> Floats:

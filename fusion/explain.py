@@ -187,7 +187,7 @@ class Explainer:
             rng = np.random.default_rng([seed, number])
             probe = self._probe(member, place)
             for level, measures in maps.items():
-                importances = {"weight": measures["weight"], "effect": np.abs(measures["effect"])}
+                importances = {"weight": measures["weight"], "effect": deletion.one_way(measures["effect"])}
                 moves[level].append(deletion.deletion(probe, level, importances, draws=draws, rng=rng))
                 for name, values in measures.items():
                     found = [deletion.rank_correlation(values, other[level][name]) for other in strange]
@@ -197,6 +197,10 @@ class Explainer:
         rows = [row for level, own in moves.items() for row in deletion.curves(level, own)]
         arrays = {level: {n: np.array(v) for n, v in own.items()} for level, own in correlation.items()}
         return Checks(chosen, part, rows, arrays)
+
+    def average_lesion(self) -> Floats:
+        """[width] mean deep features of the plain views of all lesions of the store."""
+        return np.asarray(self.packed.units["radiology"].features[:, 0].mean(axis=0, dtype=np.float64))
 
     def _held_out(self, seed: int) -> tuple[list[str], str]:
         slides = self.packed.units["pathology"].counts > 0

@@ -110,7 +110,8 @@ def draw_curves(figure: Figure, curves: Sequence[Curve]) -> None:
         axes.minorticks_off()
         axes.set(xlabel=f"{level} left out", ylim=(0, None))
     panels[0].set_ylabel("|change of the risk|, log hazard")
-    panels[0].legend(loc="upper left")
+    # above the axes, where no curve can run through it
+    panels[0].legend(loc="lower left", bbox_to_anchor=(-0.03, 1.0), ncols=3, columnspacing=1.2)
     figure.tight_layout(pad=0.5)
 
 
@@ -125,9 +126,7 @@ def sentences(checks: Mapping[str, Any]) -> list[str]:
         count = counts[0] if level == "bags" else counts[len(counts) // 2]
         chance = rows[count, "random"]
         name = level if count > 1 else level.removesuffix("s")
-        ways = " and ".join(
-            f"by {rows[count, by]['moved']:.3f} for the {LOOKS[by][0]}" for by in ("effect", "weight")
-        )
+        ways = " and ".join(f"by {rows[count, by]['moved']:.3f} for the {LOOKS[by][0]}" for by in ("effect", "weight"))
         said.append(
             f"Leaving out {count} {name} moves the risk {ways}, against {chance['moved']:.3f} "
             f"(± {chance['spread']:.3f}) at random; mean of {chance['patients']} patients."
@@ -135,7 +134,9 @@ def sentences(checks: Mapping[str, Any]) -> list[str]:
         found = checks["rank_correlation"][level]
         usable = {measure: own for measure, own in found.items() if own["patients"]}
         if usable:
-            ways = " and ".join(f"{own['mean']:.2f} for {measure}s" for measure, own in usable.items())
+            ways = " and ".join(
+                f"{own['mean']:.2f}".replace("-", "−") + f" for {measure}s" for measure, own in usable.items()
+            )
             said.append(
                 f"Rank correlation of the maps of {level} with those of models with random weights: {ways} "
                 "(1: the same map)."

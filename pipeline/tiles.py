@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from .pathology.layout import Bag, Regions, bag_side_level0, plan_bags
 from .pathology.quality import Sample, sampled, shrink, write_quality
 from .pathology.regions import LABEL_SUFFIXES, PolygonRegions, read_label_regions
 from .pathology.slides import RgbImage, SlideError, SlideReader, open_reader, slide_sources
+from .pathology.varied import vary_areas
 from .read_ahead import read_ahead
 from .stage import Item, Outcome, Source, Stage
 
@@ -137,6 +138,8 @@ def _item(stage: str, slide: Slide, cohort: Cohort, target: Slide | None, tiles:
     else:
         sources.append(Source("annotation", slide.annotation, full=True))
         inputs["region_classes"] = dict(cohort.region_classes)
+        if slide.variation is not None:
+            inputs["variation"] = asdict(slide.variation)
     if tiles.colour.target_image is not None:
         sources.append(Source("target image", tiles.colour.target_image, full=True))
     if target is not None:
@@ -169,6 +172,8 @@ def _regions(
         return read_label_regions(slide.annotation, slide.slide, region_classes, reader.size_level0, tiles)
     annotations = read_annotations(slide.annotation, slide.slide, tiles)
     areas = classify(annotations, region_classes, slide.slide)
+    if slide.variation is not None:
+        areas = vary_areas(areas, slide.slide, slide.variation)
     if cannot_be_joined([area for _, area in areas]):
         raise SlideError(
             slide.slide,

@@ -39,7 +39,14 @@ class Leases:
     _thread: threading.Thread | None = field(default=None, init=False)
 
     def __enter__(self) -> Self:
-        self._give_sign()
+        files, sign = self.store.files, self._sign(self._owner)
+        files.create(sign, self._owner.encode())
+        if files.create(sign, self._owner.encode()):
+            _log.warning(
+                "%s: this storage does not know exclusive creation; do not let two runs work on it at once, they may "
+                "compute items twice",
+                self.store.path,
+            )
         self._thread = threading.Thread(target=self._beat, name="leases", daemon=True)
         self._thread.start()
         return self

@@ -143,7 +143,8 @@ class ObjectFiles:
 
     def sweep(self, stage: UPath, item: str, current: Current, *, staging_only: bool) -> int:
         """Prefixes that a mark of a dead process names and no record does; and folders that it left on this machine."""
-        swept = _sweep_scratch()
+        _sweep_scratch()
+        swept = 0
         for name in self.names(stage / "staging"):
             of_item, _, owner = name.removesuffix(_OLD).partition("~")
             mark = stage / "staging" / name
@@ -191,9 +192,8 @@ def _scratch() -> Path:
     return Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{new_owner_name()}~"))
 
 
-def _sweep_scratch() -> int:
-    """Remove the folders among the temporary files that dead processes of this user left. Returns how many."""
-    swept = 0
+def _sweep_scratch() -> None:
+    """Remove the folders among the temporary files that dead processes of this user left."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
         try:
             own = folder.lstat().st_uid == os.getuid() if hasattr(os, "getuid") else True
@@ -201,5 +201,3 @@ def _sweep_scratch() -> int:
             continue
         if own and owner_state(folder.name.split("~")[1]) is False:
             shutil.rmtree(folder, ignore_errors=True)
-            swept += 1
-    return swept

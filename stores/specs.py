@@ -311,12 +311,19 @@ EXPLANATIONS = TableSpec(
     "explanations",
     (
         _PATIENT,
-        _text("kind", "`prediction`, or `bag`, `word`, `lesion`, `item` or the name of a table with ` weight` or ` effect` "
-              "after it, or `omics`"),
+        _text(
+            "kind",
+            "`prediction`, or `bag`, `word`, `lesion`, `item` or the name of a table with ` weight` or ` effect` "
+            "after it, or `omics`",
+        ),
         _text("item", "`slide-<id>` or `ct-<id>`, group of an item, or modality of omics features"),
         _text("name", "number of the bag, bag/word, id of the lesion, name of the item or of the feature"),
-        _number("value", pa.float64(), "",
-                "weight: share of 1; effect and omics: log hazard, omics features summed over bags or lesions"),
+        _number(
+            "value",
+            pa.float64(),
+            "",
+            "weight: share of 1; effect and omics: log hazard, omics features summed over bags or lesions",
+        ),
     ),
 )
 """`explanations.parquet` of `mumo explain`."""

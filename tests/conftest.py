@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+import s3fs
 from filelock import FileLock
 
 # Worker processes import stand-in stages and builders from here by name.
 sys.path.insert(0, str(Path(__file__).parent / "support"))
+
+from object_stores import Server, s3_server
 
 # The same examples in every run; `pytest --hypothesis-profile=exploring` draws new ones.
 hypothesis.settings.register_profile("repeatable", derandomize=True)
@@ -30,6 +35,23 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no folder of real data at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[Server]:
+    """A local S3-compatible server."""
+    with s3_server() as running:
+        yield running
+
+
+@pytest.fixture
+def bucket(object_server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of a new bucket of the local server; the environment is what a user would set to reach it."""
+    for name, value in object_server.environment.items():
+        monkeypatch.setenv(name, value)
+    name = f"b{uuid.uuid4().hex[:8]}"
+    s3fs.S3FileSystem().mkdir(name)
+    return f"s3://{name}"
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from .cohort_file import CohortFile, LesionsSection, expand_variables, read_coho
 from .fields import BOX, ct_fields, lesion_fields, patient_fields, slide_fields
 from .patients import PatientTables, check_ids, read_patients, unknown_reference
 from .source_tables import Row, TableRows, read_fields, read_word
+from .variation import Variation
 
 MAX_TARGETS = 5
 """Target lesions a patient (RECIST 1.1); more is a warning."""
@@ -41,6 +42,8 @@ class Slide:
     """Resolution of level 0 as the cohort file states it, µm/px."""
     white_balance: bool
     """Whether white balance is applied before colour normalisation."""
+    variation: Variation | None = None
+    """How the outlines of the annotation are moved; none: they are taken as drawn."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 def grad_cam(
-    backbone: Backbone, images: npt.NDArray[np.uint8], slopes: npt.NDArray[np.float64]
+    backbone: Backbone,
+    images: npt.NDArray[np.uint8],
+    slopes: npt.NDArray[np.float64],
+    average: npt.NDArray[np.float64] | None = None,
 ) -> npt.NDArray[np.float64]:
     """Signed maps (n, y, x) of images (n, h, w, 3), as fine as the backbone's last convolution (h / 32 for MnasNet).
 
@@ -28,6 +31,10 @@ def grad_cam(
 
     Args:
         slopes: (n, width) gradient of the output by each image's features.
+        average: (width,) features of an average image. Given these, a map is 0 where the image is like the average:
+            what its features would make of the output is taken off, evenly over the map. Without it, what is common to
+            all images (activations are positive) hides what is particular to one. For backbones whose features are
+            the plain means of their last maps.
 
     Raises:
         ConfigError: a backbone without convolutions at its end.
@@ -58,7 +65,9 @@ def grad_cam(
                 weighted = torch.from_numpy(slope[None]).to(features)
                 (gradient,) = torch.autograd.grad(features, kept[0], grad_outputs=weighted)  # (1, channel, y, x)
             weights = gradient.mean(dim=(2, 3), keepdim=True)
-            maps.append((weights * kept[0].detach()).sum(dim=1)[0].double().cpu().numpy())
+            drawn = (weights * kept[0].detach()).sum(dim=1)[0].double().cpu().numpy()
+            common = 0.0 if average is None else float(slope @ average) / drawn.size
+            maps.append(drawn - common)
     finally:
         hook.remove()
     return np.stack(maps) if maps else np.zeros((0, 0, 0))

@@ -13,9 +13,10 @@ import logging
 import queue
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -34,6 +35,7 @@ from .tasks import Computed, Loss, Status, Task, as_status, record_failure
 _log = logging.getLogger(__name__)
 _CONNECT_TIMEOUT_S = 10
 _LOOK_EVERY_S = 5.0
+_AT_ONCE = 256
 
 
 class Isolation(WorkerPlugin):
@@ -131,62 +133,85 @@ class _Run:
         self._running: dict[Any, tuple[Task, int]] = {}
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._last_seen = time.monotonic()
+        self._told = False
 
     def statuses(self, tasks: Iterator[Task]) -> Iterator[Status]:
         window = max(self._settings.run.window, 2 * sum(self._client.nthreads().values()))
         while True:
-            while len(self._running) < window and (task := next(tasks, None)) is not None:
-                self._submit(task, 1)
+            self._submit([(task, 1) for task in islice(tasks, max(0, window - len(self._running)))])
             if not self._running:
                 return
-            try:
-                future = self._ended.get(timeout=_LOOK_EVERY_S)
-            except queue.Empty:
+            ended = self._take_ended()
+            if ended:
+                yield from self._settle(ended)
+            else:
                 self._look()
-                continue
-            status = self._settle(future)
-            if status is not None:
-                yield status
+
+    def _take_ended(self) -> list[Any]:
+        """Futures that have ended; waits for the first, a while at most."""
+        ended: list[Any] = []
+        try:
+            ended.append(self._ended.get(timeout=_LOOK_EVERY_S))
+            while len(ended) < _AT_ONCE:
+                ended.append(self._ended.get_nowait())
+        except queue.Empty:
+            return ended
+        return ended
 
     def cancel(self) -> None:
         """Take back what has not ended; nothing when everything has."""
         if self._running and self._client.status == "running":
             self._client.cancel(list(self._running))
 
-    def _submit(self, task: Task, attempt: int) -> None:
-        item, resource = task.planned.item, self._settings.run.embed_resource
-        future = self._client.submit(
+    def _submit(self, tasks: Sequence[tuple[Task, int]]) -> None:
+        """Hand in tasks of one stage with their attempts: one message to the scheduler, however many there are."""
+        if not tasks:
+            return
+        stage, resource = tasks[0][0].planned.item.stage, self._settings.run.embed_resource
+        futures = self._client.map(
             compute_on_worker,
-            make_request(task),
-            self._plugin,
-            key=f"{item.stage}-{item.item}-{uuid.uuid4().hex[:8]}",
+            [make_request(task) for task, _ in tasks],
+            [self._plugin] * len(tasks),
+            key=[f"{stage}-{task.planned.item.item}-{uuid.uuid4().hex[:8]}" for task, _ in tasks],
             pure=False,
             retries=0,
-            resources={resource: 1} if resource and item.stage == "embed" else None,
+            resources={resource: 1} if resource and stage == "embed" else None,
         )
+        for future, entry in zip(futures, tasks, strict=True):
+            self._watch(future, *entry)
+
+    def _watch(self, future: Any, task: Task, attempt: int) -> None:
         self._running[future] = (task, attempt)
         future.add_done_callback(self._ended.put)
 
-    def _settle(self, future: Any) -> Status | None:
-        """The status of a task that ended, or none when it was handed in again."""
-        task, attempt = self._running.pop(future)
+    def _settle(self, ended: Sequence[Any]) -> Iterator[Status]:
+        """The statuses of tasks that ended; those that were handed in again have none."""
         self._last_seen = time.monotonic()
-        if future.status == "finished":
-            return as_status(task, future.result())
-        if future.status in ("pending", "lost") and self._client.status == "running":
-            # the worker died with the result before it was fetched: the scheduler has another compute it again
-            self._running[future] = (task, attempt)
-            future.add_done_callback(self._ended.put)
-            return None
-        if future.status != "error":
-            raise MumoError("the connection to the scheduler was lost; what was finished is kept, run it again")
-        error = future.exception()
-        if attempt < self._settings.run.max_attempts:
-            _log.warning("%s: lost with its worker, handed in again (%s)", task.planned.item.item, type(error).__name__)
-            self._submit(task, attempt + 1)
-            return None
-        message = f"no worker could run it in {attempt} attempts: {type(error).__name__}: {error}"
-        return record_failure(task, "WorkerLost", message, 0.0, attempt)
+        finished = [future for future in ended if future.status == "finished"]
+        results = self._client.gather(finished, errors="skip")
+        if len(results) != len(finished):  # a worker was lost in the meantime, with an unknown part of them
+            results = [None] * len(finished)
+        known = dict(zip(finished, results, strict=True))
+        again: list[tuple[Task, int]] = []
+        for future in ended:
+            task, attempt = self._running.pop(future)
+            result = known.get(future)
+            if result is not None:
+                yield as_status(task, result)
+            elif future.status in ("pending", "lost", "finished") and self._client.status == "running":
+                # the worker died with the result before it was fetched: the scheduler has another compute it again
+                self._watch(future, task, attempt)
+            elif future.status != "error":
+                raise MumoError("the connection to the scheduler was lost; what was finished is kept, run it again")
+            elif attempt < self._settings.run.max_attempts:
+                name = type(future.exception()).__name__
+                _log.warning("%s: lost with its worker, handed in again (%s)", task.planned.item.item, name)
+                again.append((task, attempt + 1))
+            else:
+                error = future.exception()
+                message = f"no worker could run it in {attempt} attempts: {type(error).__name__}: {error}"
+                yield record_failure(task, "WorkerLost", message, 0.0, attempt)
+        self._submit(again)
 
     def _look(self) -> None:
         """Called when nothing has ended for a while: is there still someone who can work?"""
@@ -196,11 +221,15 @@ class _Run:
         resource = self._settings.run.embed_resource
         needed = bool(resource) and any(task.planned.item.stage == "embed" for task, _ in self._running.values())
         if any(not needed or resource in worker["resources"] for worker in workers):
-            self._last_seen = time.monotonic()
-        waited = time.monotonic() - self._last_seen
-        if waited > self._settings.run.worker_wait_s:
-            kind = f"worker with the resource {resource!r}" if needed else "worker"
+            self._last_seen, self._told = time.monotonic(), False
+            return
+        waited, limit = time.monotonic() - self._last_seen, self._settings.run.worker_wait_s
+        kind = f"worker with the resource {resource!r} (run.embed_resource)" if needed else "worker"
+        if waited > limit:
             raise MumoError(f"the cluster has had no {kind} for {waited:.0f} s; start one, or change run.worker_wait_s")
+        if not self._told:
+            self._told = True
+            _log.warning("the cluster has no %s; waiting up to %g s (run.worker_wait_s) for one", kind, limit)
 
 
 def scheduler_address(scheduler: str) -> str:

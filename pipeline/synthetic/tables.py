@@ -133,7 +133,7 @@ bag_px = 256
 word_px = 64
 
 [tiles.colour]
-method = "none"
+scope = "slide"
 
 [rois]
 crop_px = 224

@@ -189,6 +189,8 @@ def test_ablate__sets_each_against_the_full_model(store: Path, tmp_path: Path) -
     lines = ablate.table_lines(table)
     assert len(lines) == 5
     assert lines[1].startswith("full")
+    assert lines[-1].endswith("test patients")
+    assert "optimistic" in ablate.table_lines(table.assign(part="validation"))[-1]
 
 
 def test_ablate__names_what_there_is(store: Path, tmp_path: Path) -> None:

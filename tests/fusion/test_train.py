@@ -318,6 +318,11 @@ def test_fit__freezes_the_threshold_on_patients_that_are_not_held_out(
     rows = pq.read_table(tmp_path / "run" / "predictions.parquet").to_pandas()
     rows = rows[rows["part"] == part]
     assert result["threshold"] == metrics.youden_threshold(rows["label"], rows["probability"])
+    # the report can tell which figures are of untouched patients
+    assert result["chosen_on"] == {"weights": "validation", "threshold": part}
+    assert result["headline"] == ("test" if test_share else None)
+    card = (tmp_path / "run" / "MODEL_CARD.md").read_text()
+    assert ("Nobody was held out" in card) == (not test_share)
 
 
 def test_fit__again_into_a_finished_run_gives_the_same_run(store: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mumo.stores.files import LocalFiles
 from mumo.stores.leases import Leases
 from mumo.stores.owners import new_owner_name, owner_state
 from mumo.stores.records import Store
@@ -122,6 +123,22 @@ def test_leases__taken_over_stay_with_the_new_owner(store: Store, leases: Leases
     file.write_text(ELSEWHERE)
     leases.release("tiles", "slide-1")
     assert file.exists()
+
+
+def test_leases__a_storage_without_exclusive_creation_is_named(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Some servers that speak the protocol of S3 take a conditional put for a plain one."""
+    with Leases(store, expiry_s=60):
+        assert "exclusive creation" not in caplog.text
+
+    def overwrite(self: LocalFiles, place: Path, data: bytes) -> bool:
+        self.write(place, data)
+        return True
+
+    monkeypatch.setattr(LocalFiles, "create", overwrite)
+    with Leases(store, expiry_s=60):
+        assert "does not know exclusive creation" in caplog.text
 
 
 def test_leases__sweep_removes_what_is_void(store: Store, leases: Leases) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +14,18 @@ from pathlib import Path
 import pytest
 
 from mumo.errors import StoreError
-from mumo.stores.records import Failure, Store, changes, digest_part, fingerprint, is_safe_id
+from mumo.stores.files import LocalFiles
+from mumo.stores.flush import flush
+from mumo.stores.records import Failure, Prepared, Record, Store, changes, digest_part, fingerprint, is_safe_id
 
 OWNER = "from mumo.stores.owners import new_owner_name; print(new_owner_name())"
 DEPENDS = {"stage": "tiles", "version": 1, "settings": {"a": 1}}
+
+
+def prepare(store: Store, item: str) -> Prepared:
+    staging = store.begin("tiles", item)
+    (staging / "part.txt").write_text(item)
+    return store.prepare("tiles", item, staging, depends=DEPENDS, status="ok", summary={}, seconds=1.0)
 
 
 def commit(store: Store, item: str = "slide-1", text: str = "pixels", **more: object) -> None:
@@ -119,6 +129,68 @@ store.commit("tiles", "slide-1", staging, depends={"v": 2}, status="ok", summary
         pytest.fail("the commit never survived")
     assert outcomes[-1] == "new"
     assert set(outcomes) == {"old", "new"}
+
+
+def test_store__a_group_is_flushed_once_before_any_record_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power cut may take back is never named by a record: every flush comes before the records it is for."""
+    store = Store.create(tmp_path / "s")
+    commit(store, "slide-2", "old")
+    events: list[str] = []
+    write, flush, remove = LocalFiles.write, LocalFiles.flush, LocalFiles.remove_folder
+    monkeypatch.setattr(LocalFiles, "write", lambda s, p, d: events.append(f"write {p.name}") or write(s, p, d))
+    monkeypatch.setattr(LocalFiles, "flush", lambda s, p: events.append(f"flush {len(p)}") or flush(s, p))
+    monkeypatch.setattr(LocalFiles, "remove_folder", lambda s, p: events.append("remove") or remove(s, p))
+    group = [prepare(store, f"slide-{n}") for n in range(4)]
+    assert events == []
+    assert [r.item for r in store.publish(group) if isinstance(r, Record)] == [f"slide-{n}" for n in range(4)]
+    assert events == ["flush 4", *(f"write slide-{n}.json" for n in range(4)), "flush 1", "remove"]
+
+
+def test_store__of_a_group_only_the_item_that_cannot_be_moved_fails(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "s")
+    group = [prepare(store, f"slide-{n}") for n in range(3)]
+    shutil.rmtree(group[1].staging)
+    results = store.publish(group)
+    assert isinstance(results[1], FileNotFoundError)
+    assert store.records("tiles").keys() == {"slide-0", "slide-2"}
+
+
+def test_store__no_record_where_the_disk_cannot_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.create(tmp_path / "s")
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr("mumo.stores.files.flush", broken)
+    with pytest.raises(OSError, match="input/output error"):
+        commit(store)
+    assert store.records("tiles") == {}
+
+
+@pytest.mark.parametrize("left", [b"", b"\0" * 40, b'{"stage": "tiles", "item"'])
+def test_store__a_record_that_a_power_cut_has_cut_short_does_not_count(
+    tmp_path: Path, left: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store.create(tmp_path / "s")
+    commit(store)
+    (store.path / "tiles/records/slide-1.json").write_bytes(left)
+    assert store.records("tiles") == {}
+    assert store.record("tiles", "slide-1") is None
+    assert "records/slide-1.json: not readable" in caplog.text
+    commit(store)
+    assert store.records("tiles").keys() == {"slide-1"}
+
+
+def test_flush__each_file_where_file_systems_cannot_be_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "items" / "a" / "deep").mkdir(parents=True)
+    (tmp_path / "items" / "a" / "deep" / "part").write_text("x")
+    flushed: list[str] = []
+    monkeypatch.setattr("mumo.stores.flush._flush_file_system", lambda folder: False)
+    monkeypatch.setattr("mumo.stores.flush._fsync", lambda path: flushed.append(path.name))
+    flush([tmp_path / "items" / "a"])
+    assert flushed == ["deep", "part", "a", "items", tmp_path.name]
 
 
 def test_store__failure_hides_what_an_earlier_run_stored_until_success(tmp_path: Path) -> None:

@@ -100,6 +100,16 @@ class Counting(Copying):
         return [Item(self.name, "cohort", len(done), settings={}, inputs={"done": done})]
 
 
+class Quiet:
+    """Progress that says nothing."""
+
+    def stage_started(self, stage: str, to_do: int, done: int) -> None: ...
+
+    def item_ended(self, status: Any) -> None: ...
+
+    def stage_ended(self, stage: str) -> None: ...
+
+
 def make_items(payloads: dict[str, Any], stage: str = "tiles", **more: Any) -> list[Item]:
     """Items by id and payload."""
     return [

@@ -81,8 +81,11 @@ def test_dask_cluster__over_tls_and_without_workers(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_dask_cluster__embed_waits_for_a_worker_with_the_resource(tmp_path: Path) -> None:
+def test_dask_cluster__embed_waits_for_a_worker_with_the_resource(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     settings = load_settings(None, ["run.embed_resource=GPU", "run.worker_wait_s=3"])
+    monkeypatch.setattr("mumo.pipeline.running.cluster._LOOK_EVERY_S", 1.0)
     stage, store = Copying(make_items({"slide-1": "text"}, stage="embed")), Store.create(tmp_path / "store")
     tiles = Copying(make_items({"slide-1": "text"}))
     with hand_made_cluster(tmp_path / "cluster", workers=1) as cluster:
@@ -90,6 +93,7 @@ def test_dask_cluster__embed_waits_for_a_worker_with_the_resource(tmp_path: Path
             assert run(executor, tiles, store)["slide-1"].result == "ok"
             with pytest.raises(MumoError, match="no worker with the resource 'GPU'"):
                 run(executor, stage, store)
+            assert "no worker with the resource 'GPU' (run.embed_resource); waiting up to 3 s" in caplog.text
         cluster.add_worker("--resources", "GPU=1")
         patient = load_settings(None, ["run.embed_resource=GPU", "run.worker_wait_s=60"])
         with DaskCluster(str(cluster.file), patient) as executor:
