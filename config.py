@@ -293,9 +293,10 @@ class RunSettings(Section):
     """How work is run; never part of a fingerprint."""
 
     item_timeout_s: PositiveFloat = 3600.0
-    """An item that takes longer is stopped and recorded as failed."""
+    """An item that takes longer is stopped and recorded as failed; not with `--workers 0`."""
     item_memory_mb: PositiveFloat | None = None
-    """An item whose process has more resident memory than this is stopped and recorded as failed; none: no limit."""
+    """An item whose process has more resident memory than this is stopped and recorded as failed; none: no limit. Not
+    with `--workers 0`."""
     max_attempts: PositiveInt = 3
     """How often an item is tried when its error is an input/output error, or its process was ended from outside."""
     retry_wait_s: PositiveFloat = 1.0

@@ -185,6 +185,8 @@ def print_metrics(metrics: dict[str, Any], as_json: bool) -> None:
     for part in metrics["parts"].values():
         if "auc_within_folds" in part:
             typer.echo(f"AUC of pairs within a fold: {format_interval(part['auc_within_folds'])}")
+    spread = metrics.get("spread", {})
     for what in ("seeds", "folds"):
-        if found := metrics.get("spread", {}).get(what):
-            typer.echo(f"AUC of {what}: mean {found['mean']:.3f}, {found['low']:.3f} to {found['high']:.3f}")
+        if found := spread.get(what):
+            figures = f"mean {found['mean']:.3f}, {found['low']:.3f} to {found['high']:.3f}"
+            typer.echo(f"AUC of {what}, {spread['part']} patients: {figures}")

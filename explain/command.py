@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..stores.places import parse_place
+
 if TYPE_CHECKING:
     from ..config import Settings
     from ..fusion.explain import Checks, Explained, Explainer
     from ..pipeline.networks.backbone import Backbone
+    from ..stores.places import Place
     from ..stores.records import Store
     from .patient import Page
 
@@ -45,7 +48,7 @@ class Options:
 
 def write_explanations(
     run: Path,
-    store_path: Path,
+    place: Place,
     out: Path,
     settings: Settings,
     options: Options,
@@ -74,9 +77,9 @@ def write_explanations(
 
     _check_free(out)
     explainer = Explainer(
-        run, store_path, device=options.device, tables=tables, allow_other_windows=options.allow_other_windows
+        run, place, device=options.device, tables=tables, allow_other_windows=options.allow_other_windows
     )
-    store = Store.open(store_path)
+    store = Store.open(place)
     chosen = explainer.find(options.only)
     backbone = _backbone(explainer, store, settings, options)
     out = out.resolve()
@@ -258,7 +261,10 @@ def _write_index(out: Path, rows: Sequence[dict[str, Any]], said: dict[str, Any]
 
 def explain(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the training run.")],
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the feature store.")],
+    store: Annotated[
+        Any,
+        typer.Argument(metavar="STORE", parser=parse_place, help="Folder of the feature store, or its URL (s3://…)."),
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; RUN/explain shows in the report.")],
     only: Annotated[
         list[str] | None, typer.Option(metavar="PATIENT", help="Only this patient; may be repeated.")

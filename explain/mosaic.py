@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -122,7 +123,7 @@ def put_together(bags: SlideBags, each: Callable[[int, RgbImage | None], None] |
 
 def word_side(words: int) -> int:
     """Words along a side of a bag; StoreError where they form no square."""
-    side = round(words**0.5)
+    side = math.isqrt(words)
     if side * side != words:
         raise StoreError(f"bags of {words} words: expected a square number; extract embed again")
     return side

@@ -140,7 +140,12 @@ def _write_slide(
         write_thumbnail(folder / page.thumbnail, slide, mosaic, effect)
     for rank, bag in shown.items():
         pixels = slide.read(bag, BAG_PX)
-        entry = {"rank": rank, "name": f"{item}, bag {bag}", "weight": float(weight[bag].sum()), "file": ""}
+        entry: dict[str, Any] = {
+            "rank": rank,
+            "name": f"{item}, bag {bag}",
+            "weight": float(weight[bag].sum()),
+            "file": "",
+        }
         if pixels is not None:
             entry["file"] = f"bag-{rank}.jpg"
             write_image(folder / entry["file"], pixels)
@@ -198,9 +203,9 @@ def table_rows(explained: Explained, packed: Packed) -> Iterator[tuple[str, str,
     if explained.words is not None:
         yield from _word_rows(explained, explained.words)
     for group, parts in explained.items.items():
-        for item, weight, effect in zip(packed.codes[group].items, parts.weight, parts.effect, strict=True):
-            yield "item weight", group, item.name, float(weight)
-            yield "item effect", group, item.name, float(effect)
+        for code, weight, effect in zip(packed.codes[group].items, parts.weight, parts.effect, strict=True):
+            yield "item weight", group, code.name, float(weight)
+            yield "item effect", group, code.name, float(effect)
     for modality, values in explained.omics.items():
         for name, value in zip(packed.units[modality].omics_columns, values.sum(axis=0), strict=True):
             yield "omics", modality, name, float(value)

@@ -90,14 +90,14 @@ def write_heat_map(
             bar.set_ticks(marks, labels=[f"{mark:.2g}".replace("-", "−") for mark in marks])
 
 
-def _painted(bags: SlideBags, mosaic: Mosaic, values: Floats) -> npt.NDArray[Any]:
-    """[y, x] the value of the word at each pixel of the mosaic; masked where there is none."""
+def _painted(bags: SlideBags, mosaic: Mosaic, values: Floats) -> Floats:
+    """[y, x] the value of the word at each pixel of the mosaic; NaN where there is none."""
     out = np.full(mosaic.image.shape[:2], np.nan)
     words = values.shape[1]
     step = bags.side / round(words**0.5) * mosaic.scale
     for (x, y), value in zip(word_corners(bags, words).reshape(-1, 2) * mosaic.scale, values.ravel(), strict=True):
         out[round(y) : round(y + step), round(x) : round(x + step)] = value
-    return np.ma.masked_invalid(out)
+    return out
 
 
 def _frames(ax: Axes, bags: SlideBags, mosaic: Mosaic, ranked: Mapping[int, int]) -> None:
@@ -116,8 +116,8 @@ def write_thumbnail(path: Path, bags: SlideBags, mosaic: Mosaic, effect: Floats,
     """A small map of effects for lists, JPEG: the slide in grey with the colours of the effects."""
     grey = np.asarray(Image.fromarray(mosaic.image).convert("L"), dtype=np.float32)[..., None]
     values = _painted(bags, mosaic, effect)
-    colours = 255 * _coloured(values.filled(0.0) / effect_limit(effect))
-    blended = np.where(values.mask[..., None], grey, 0.5 * grey + 0.5 * colours)
+    colours = 255 * _coloured(np.nan_to_num(values) / effect_limit(effect))
+    blended = np.where(np.isnan(values)[..., None], grey, 0.5 * grey + 0.5 * colours)
     image = Image.fromarray(np.broadcast_to(blended, (*blended.shape[:2], 3)).clip(0, 255).astype(np.uint8))
     image.thumbnail((side_px, side_px))
     image.save(path, format="JPEG", quality=82)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,10 +70,16 @@ class Probe:
         if len(batch.labels) != 1:
             raise FitError(f"a probe takes one patient, found {len(batch.labels)}")
         self.model, self.batch = model.eval(), batch
-        self._branches = {m.layout.name: m.branch for m in model.modalities if m.layout.feature_width}
+        self._branches: dict[str, Any] = {
+            layout.name: getattr(modality, "branch")  # noqa: B009, nn.ModuleList forgets what its modules are
+            for layout, modality in zip(model.layout.modalities, model.modalities, strict=True)
+            if layout.feature_width
+        }
         with torch.no_grad():
             self.output: Output = model(batch)
-            self.tokens = {name: branch.tokens(batch.imaging[name]) for name, branch in self._branches.items()}
+            self.tokens: dict[str, Tensor] = {
+                name: branch.tokens(batch.imaging[name]) for name, branch in self._branches.items()
+            }
 
     @property
     def risk(self) -> float:
@@ -236,7 +243,7 @@ def _token_gradient(probe: Probe, modality: str) -> Tensor:
     tokens = {name: known.clone() for name, known in probe.tokens.items()}
     asked = tokens[modality].requires_grad_()
     output: Output = probe.model(probe._copies(1, tokens, {}))
-    (slope,) = torch.autograd.grad(output.risk.sum(), asked)
+    slope: Tensor = torch.autograd.grad(output.risk.sum(), asked)[0]
     return slope
 
 

@@ -165,7 +165,7 @@ class Explainer:
             items={group: _mean_parts([one.items[group] for one in found]) for group in found[0].items},
             omics={n: np.mean([one.omics[n] for one in found], axis=0) for n in found[0].omics},
             completeness=(max(one.gap for one in found), _mean([one.difference for one in found])),
-            lesion_slopes=None if found[0].slopes is None else np.mean([one.slopes for one in found], axis=0),
+            lesion_slopes=_mean_slopes([one.slopes for one in found if one.slopes is not None]),
         )
 
     def check(self, *, draws: int = DRAWS, seed: int = 0, progress: Callable[[int, int], None] | None = None) -> Checks:
@@ -306,6 +306,10 @@ def _maps(probe: Probe) -> dict[str, dict[str, Floats]]:
 
 def _mean_parts(parts: Sequence[Parts]) -> Parts:
     return Parts(np.mean([p.weight for p in parts], axis=0), np.mean([p.effect for p in parts], axis=0))
+
+
+def _mean_slopes(slopes: Sequence[Floats]) -> Floats | None:
+    return np.asarray(np.mean(slopes, axis=0)) if slopes else None
 
 
 def _mean(values: Sequence[float]) -> float:

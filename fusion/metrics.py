@@ -151,7 +151,8 @@ def auc_delong(labels: ArrayLike, scores: ArrayLike) -> Estimate:
         return Estimate(value, method="DeLong", reason=reason)
     variance = positive.var(ddof=1) / len(positive) + negative.var(ddof=1) / len(negative)
     if variance == 0:
-        return Estimate(value, method="DeLong", reason="the scores separate the classes, so DeLong's variance is 0")
+        why = "all patients have the same score" if np.ptp(kept) == 0 else "the scores separate the classes"
+        return Estimate(value, method="DeLong", reason=f"{why}, so DeLong's variance is 0")
     half = normal_quantile(0.5 + CONFIDENCE / 2) * math.sqrt(variance)
     return Estimate(value, max(0.0, value - half), min(1.0, value + half), "DeLong")
 

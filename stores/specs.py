@@ -1,6 +1,6 @@
 """Every array and every table column of every store, declared once.
 
-A store is a folder:
+A store is a folder, or the same names under a prefix of an object store:
 
     STORE/
       store.json                        format version
@@ -9,6 +9,7 @@ A store is a folder:
       <stage>/failures/<item>.json      why an item failed, until it succeeds
       <stage>/staging/                  unfinished work; swept by the next run
       <stage>/leases/                   which driver is at which item
+      drivers/                          signs of life of the drivers at work
       runs/<time>/                      what each `extract` did
       packed/<key>/                     contiguous arrays for the trainer
 

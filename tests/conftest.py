@@ -19,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 from object_stores import Server, s3_server
 
-# The same examples in every run; `pytest --hypothesis-profile=exploring` draws new ones.
-hypothesis.settings.register_profile("repeatable", derandomize=True)
-hypothesis.settings.register_profile("exploring", derandomize=False, print_blob=True)
+# The same examples in every run; `pytest --hypothesis-profile=exploring` draws new ones. No deadline: on a busy machine
+# an example can take any time, which says nothing of the code.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("exploring", derandomize=False, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("repeatable")
 
 # Two cores are shared by the test processes.

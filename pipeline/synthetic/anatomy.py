@@ -200,7 +200,7 @@ def _add_lesion(
     bumps = _grain(rng, distance.shape, 9.0, spacing)
     distance = distance + np.float32(0.09) * bumps
     inside = (distance < 1) & (labels[window] == 0)
-    level = _SITES[lesion.lesion_type].hu + 9.0 * rng.normal()
+    level = _SITES[lesion.lesion_type].hu + 9.0 * rng.normal() + lesion.shift_hu
     patchiness_hu = float(np.clip(20.0 - 8.0 * lesion.score, 5.0, 44.0))
     grain_mm = float(np.clip(2.6 - 0.5 * lesion.score, 1.5, 4.5))
     core_hu = float(np.clip(34.0 - 20.0 * lesion.score, 0.0, 85.0))

@@ -31,10 +31,10 @@ SEPARATION: Mapping[Source, float] = {"slides": 0.9, "ct": 0.8, "clinical": 0.85
 SPOT_SCORE, REST_SCORE = 3.0, -1.0
 """Score of the nuclei in hot spots, and of all others of slides that may have one."""
 
-LESION_SCORE = 4.0
-"""Score of lesions in loose boxes: this for those who look like responders, its negative for the others."""
+LESION_SCORE, LESION_SHIFT_HU = 3.0, 40.0
+"""Score and shift of lesions in loose boxes: these for those who look like responders, their negatives for others."""
 
-LOOSE_MM = 28.0
+LOOSE_MM = 18.0
 """How far sides of loose boxes may lie outside their lesion."""
 
 RESPONDER_SHARE = 0.55
@@ -98,6 +98,8 @@ class LesionPlan:
     lesion_type: str
     score: float
     """How much the lesion looks like a responder's."""
+    shift_hu: float = 0.0
+    """By how much it takes up more contrast medium than is usual for its type."""
 
 
 @dataclass(frozen=True)
@@ -271,7 +273,7 @@ def _studies_with_loose_boxes(people: tuple[PatientPlan, ...], seed: int) -> tup
     plans = []
     for place, person in enumerate(people, start=1):
         kind = str(stream(seed, "loose box", place).choice(["stomach", "liver", "lymph node"]))
-        score = LESION_SCORE if person.appearance else -LESION_SCORE
+        sign = 1 if person.appearance else -1
         plans.append(
             CtPlan(
                 ct=f"C{place:04d}",
@@ -281,7 +283,7 @@ def _studies_with_loose_boxes(people: tuple[PatientPlan, ...], seed: int) -> tup
                 layout=place,
                 annotation="boxes",
                 second_series=False,
-                lesions=(LesionPlan("L1", kind, score),),
+                lesions=(LesionPlan("L1", kind, sign * LESION_SCORE, sign * LESION_SHIFT_HU),),
                 loose_mm=LOOSE_MM,
             )
         )

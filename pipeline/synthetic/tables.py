@@ -146,9 +146,13 @@ weights = "random:0"
 reports = false
 patient_information = false
 omics = false
+dropout = 0.1
 
 [fit]
-epochs = 40
+epochs = 60
+batch_patients = 8
+learning_rate = 2e-4
+bags_per_patient = 40
 bootstrap = 1000
 
 [fit.split]

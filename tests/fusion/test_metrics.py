@@ -429,6 +429,11 @@ def test_evaluate__names_the_part_that_was_held_out_from_everything() -> None:
         table["part"] = np.where(table["part"] == part, "train", table["part"])
 
 
+def test_auc_delong__of_one_score_for_all_says_so() -> None:
+    found = metrics.auc_delong([1, 1, 0, 0], [0.4] * 4)
+    assert (found.value, found.reason) == (0.5, "all patients have the same score, so DeLong's variance is 0")
+
+
 def test_auc_within__is_that_of_the_pairs_of_one_group() -> None:
     rng = np.random.default_rng(0)
     labels, groups = rng.integers(0, 2, 60).astype(float), rng.integers(0, 3, 60)

@@ -400,7 +400,8 @@ def test_write_report__of_folds_shows_each_fold_and_the_spread_between_seeds(tmp
     assert "AUC of pairs within a fold" in text
     assert "Spread of the AUC, test patients" in text
     assert "0.750" in text  # mean of the seeds
-    assert "By imaging and centre" in text
+    assert "By imaging and centre and fold, test patients" in text
+    assert "every patient, predicted out of fold" in text
     assert "its own folder below members" in text
     assert "pulls the pooled AUC down" in text
 

@@ -117,7 +117,7 @@ def test_print_metrics__says_what_each_part_was_used_for(run: Path, capsys: pyte
     assert "[held out from everything]" in lines["test"]
     assert "[chose the weights; chose the threshold]" in lines["validation"]
     assert "[fitted to]" in lines["train"]
-    assert "AUC of seeds: mean" in said
+    assert "AUC of seeds, test patients: mean" in said
     assert "optimistic" not in said
     del found["parts"]["test"]
     print_metrics(found | {"headline": None}, as_json=False)

@@ -167,7 +167,7 @@ def test_commands__on_an_object_store_do_what_they_do_on_a_disk(url: str, tmp_pa
 
 @pytest.mark.slow
 def test_extract__an_unknown_bucket_is_refused_at_once(url: str, tmp_path: Path) -> None:
-    cohort = write_cohort(tmp_path / "cohort", patients=2).cohort_file
+    cohort = write_cohort(tmp_path / "cohort", patients=8).cohort_file
     command = [sys.executable, "-m", "mumo.cli", "extract", "clinical", str(cohort), "s3://no-such-bucket/store"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
