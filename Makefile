@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= demo
 
-.PHONY: demo test test-fast lint bench clean
+.PHONY: demo test test-fast lint bench docs docs-links clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,15 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# Warnings are errors: a page that links to nothing, or a reference that cannot be generated, stops the build.
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -E -W --keep-going -n -q -b html docs build/docs
+	@echo "build/docs/index.html"
+
+# Addresses outside the site; needs a network.
+docs-links: $(STAMP)
+	$(BIN)/python -m sphinx -E -q -b linkcheck docs build/links
 
 clean:
 	rm -rf $(VENV) build $(DEMO) .mypy_cache .pytest_cache .ruff_cache

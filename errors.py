@@ -6,7 +6,7 @@ A message says which item, what was expected, what was found, and what to do.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -66,12 +66,33 @@ class Problem:
         return f"{place}: found {self.found}; expected {self.expected}. {self.remedy}"
 
 
+SHOWN_EXAMPLES = 6
+"""How many different cells are quoted where many rows have the same problem."""
+
+
+def problem_lines(problems: Sequence[Problem]) -> list[tuple[str, str]]:
+    """Severity and sentence of each kind of problem: rows that lack the same thing in one column share a sentence."""
+    kinds: dict[tuple[str, ...], list[Problem]] = {}
+    for p in problems:
+        kinds.setdefault((p.severity, p.table, p.column, p.expected, p.remedy), []).append(p)
+    lines = []
+    for alike in kinds.values():
+        first = alike[0]
+        if len(alike) > 1:
+            found = list(dict.fromkeys(p.found for p in alike))
+            more = f" and {len(found) - SHOWN_EXAMPLES} more" if len(found) > SHOWN_EXAMPLES else ""
+            row = f"{first.row} and {len(alike) - 1} more"
+            first = replace(first, row=row, found=", ".join(found[:SHOWN_EXAMPLES]) + more)
+        lines.append((first.severity, str(first)))
+    return lines
+
+
 class CohortError(MumoError):
     """The cohort cannot be used; carries every problem at once, never only the first."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
-        lines = "\n".join(f"  - {problem}" for problem in self.problems)
+        lines = "\n".join(f"  - {line}" for _, line in problem_lines(self.problems))
         super().__init__(f"the cohort has {len(self.problems)} problem(s):\n{lines}")
 
     def __reduce__(self) -> tuple[type[CohortError], tuple[tuple[Problem, ...]]]:

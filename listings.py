@@ -23,9 +23,11 @@ SHOWN_REASONS = 20
 
 
 def print_problems(problems: list[Problem] | tuple[Problem, ...]) -> None:
-    """Each problem on a line of stderr."""
-    for problem in problems:
-        typer.echo(f"{problem.severity}: {problem}", err=True)
+    """Each kind of problem on a line of stderr, with the rows that have it; `--json` has every row."""
+    from .errors import problem_lines
+
+    for severity, line in problem_lines(problems):
+        typer.echo(f"{severity}: {line}", err=True)
 
 
 def print_plan(plan: list[Planned], as_json: bool) -> None:

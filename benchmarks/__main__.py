@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-BENCHMARKS = ("machinery", "rois", "chaos", "fit", "planted", "clinical", "pathology", "radiomics")
+BENCHMARKS = ("machinery", "rois", "chaos", "fit", "planted", "clinical", "pathology", "radiomics", "explain")
 
 
 def main(names: list[str]) -> None:

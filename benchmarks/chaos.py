@@ -1,7 +1,8 @@
 """A bad weekend: everything is killed at random moments and started again; the store must come out the same.
 
 A small synthetic cohort is extracted in one process, on four processes and on a Dask cluster started by hand; then
-again and again while the driver, its processes and the cluster are killed with SIGKILL at twenty random moments.
+again and again while the driver, its processes and the cluster are killed with SIGKILL at twenty random moments; and
+once more so with the store behind a local S3-compatible server.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from mumo.pipeline.synthetic.cohort import write_cohort
+from mumo.stores.files import files_of
+from mumo.stores.places import Place, parse_place
 from mumo.stores.records import Store, digest_part
 from mumo.stores.specs import STAGES
 
@@ -46,9 +49,23 @@ def main() -> None:
             kills += _killed_until_done(cohort, store, chance, hit, on_cluster=stores % 2 == 0)
             _check(store, next(iter(digests.values())))
         print(f"chaos: {kills} kills over {stores} stores (at work then: {hit}): every store equal, no leftovers")
+        _in_object_store(cohort, next(iter(digests.values())), chance)
 
 
-def _command(cohort: Path, store: Path, *where: str) -> list[str]:
+def _in_object_store(cohort: Path, digest: str, chance: random.Random) -> None:
+    from object_stores import s3_server
+
+    with s3_server() as server:
+        os.environ.update(server.environment)
+        store = parse_place("s3://chaos/store")
+        store.fs.mkdir("chaos")
+        hit = dict.fromkeys(STAGES, 0)
+        kills = _killed_until_done(cohort, store, chance, hit, on_cluster=False)
+        _check(store, digest)
+    print(f"chaos: {kills} kills over a store behind S3 (at work then: {hit}): it is equal, no leftovers")
+
+
+def _command(cohort: Path, store: Place, *where: str) -> list[str]:
     settings = cohort.with_name("demo.toml")
     start = [sys.executable, "-m", "mumo.cli", "extract", "all", str(cohort), str(store)]
     return [*start, "--config", str(settings), *where]
@@ -66,7 +83,7 @@ def _cluster(stack: ExitStack, folder: Path) -> list[str]:
     return ["--scheduler", str(stack.enter_context(hand_made_cluster(folder)).file)]
 
 
-def _killed_until_done(cohort: Path, store: Path, chance: random.Random, hit: dict[str, int], on_cluster: bool) -> int:
+def _killed_until_done(cohort: Path, store: Place, chance: random.Random, hit: dict[str, int], on_cluster: bool) -> int:
     """Run, kill everything after a random number of further items and a random wait, run again, until it is done."""
     kills = 0
     while True:
@@ -78,11 +95,11 @@ def _killed_until_done(cohort: Path, store: Path, chance: random.Random, hit: di
             )
             goal = _items(store) + chance.randint(0, 5)
             while driver.poll() is None and _items(store) <= goal:
-                time.sleep(0.01)
+                time.sleep(0.01 if isinstance(store, Path) else 0.3)
             time.sleep(chance.uniform(0, 1.0))
             if driver.poll() is None:
                 kills += 1
-                stage = next((s for s in reversed(STAGES) if any((store / s / "staging").glob("*~*"))), None)
+                stage = next((s for s in reversed(STAGES) if files_of(store).names(store / s / "leases")), None)
                 if stage is not None:
                     hit[stage] += 1
                 os.killpg(driver.pid, signal.SIGKILL)
@@ -94,24 +111,35 @@ def _killed_until_done(cohort: Path, store: Path, chance: random.Random, hit: di
         _check_content(store)
 
 
-def _items(store: Path) -> int:
-    return sum(len(list((store / stage / "records").glob("*.json"))) for stage in STAGES)
+def _items(store: Place) -> int:
+    return sum(len(files_of(store).names(store / stage / "records")) for stage in STAGES)
 
 
-def _check_content(store: Path) -> None:
+def _check_content(store: Place) -> None:
     """Whatever has a record is whole."""
     opened = Store(store)
     for stage in STAGES:
         for item, record in opened.records(stage).items():
             for part, digest in record.parts.items():
-                assert digest_part(opened.part(stage, item, part)) == digest, f"{stage}/{item}/{part} is not whole"
+                found = _digest(opened.part(stage, item, part))
+                assert found == digest, f"{stage}/{item}/{part} is not whole"
 
 
-def _check(store: Path, digest: str) -> None:
+def _digest(part: Place) -> str:
+    if isinstance(part, Path):
+        return digest_part(part)
+    with tempfile.TemporaryDirectory() as folder:
+        part.fs.get(part.path, f"{folder}/part", recursive=part.name.endswith(".zarr"))
+        return digest_part(Path(folder) / "part")
+
+
+def _check(store: Place, digest: str) -> None:
     _check_content(store)
     assert Store(store).digest(STAGES) == digest, "the resumed store differs"
+    names = files_of(store).names
+    assert not names(store / "drivers")
     for stage in STAGES:
-        left = [*(store / stage / "staging").glob("*"), *(store / stage / "leases").glob("*")]
+        left = [*names(store / stage / "staging"), *names(store / stage / "leases")]
         assert not left, left
-        for item in (store / stage / "items").iterdir():
-            assert len(list(item.iterdir())) == 1, item
+        for item in names(store / stage / "items"):
+            assert len(names(store / stage / "items" / item)) == 1, f"{stage}/{item}"

@@ -11,6 +11,7 @@ import torch
 from mumo.config import FitSettings, ModelSettings, Settings, SplitSettings
 from mumo.fusion import metrics, train
 from mumo.fusion.predict import score
+from mumo.fusion.splits import draw_folds, draw_split
 from mumo.pipeline.synthetic.features import FeatureCohort, Plan, feature_cohort
 
 EPOCHS = 12
@@ -80,6 +81,48 @@ def no_signal(seeds: int) -> tuple[int, np.ndarray, np.ndarray]:
     return inside, np.array(test), np.array(validation)
 
 
+def leak(patients: int, cohorts: int) -> dict[str, np.ndarray]:
+    """AUCs of the training patients' response rate by pattern of imaging, on held-out patients without any signal.
+
+    Strata of the split → [cohort]; and of five folds by label `pooled` and `within folds`.
+    """
+    found: dict[str, list[float]] = {}
+    for seed in range(cohorts):
+        rng = np.random.default_rng([seed, 77])
+        labels = rng.integers(0, 2, patients)
+        pattern = rng.choice(4, patients, p=[0.49, 0.21, 0.21, 0.09])
+        centre = rng.integers(0, 2, patients)
+        names = [f"P{number}" for number in range(patients)]
+        strata = {
+            "label × imaging × centre": (labels, pattern, centre),
+            "imaging × centre": (pattern, centre),
+            "label": (labels,),
+            "none": (np.zeros(patients),),
+        }
+        for kind, fields in strata.items():
+            split = draw_split(
+                names, list(zip(*fields, strict=True)), SplitSettings(test=0.34, validation=0.16, seed=seed)
+            )
+            train_part, test = (split.indices(names, part) for part in ("train", "test"))
+            rates = response_rates(labels[train_part], pattern[train_part])
+            found.setdefault(kind, []).append(metrics.auc(labels[test].astype(float), rates[pattern[test]]))
+        dealt = draw_folds(names, list(zip(labels, strict=True)), 5, seed)
+        folds = np.array([dealt[name] for name in names])
+        scores = np.empty(patients)
+        for fold in np.unique(folds):
+            here = folds == fold
+            scores[here] = response_rates(labels[~here], pattern[~here])[pattern[here]]
+        found.setdefault("folds, pooled", []).append(metrics.auc(labels.astype(float), scores))
+        found.setdefault("folds, within", []).append(metrics.auc_within(labels.astype(float), scores, folds).value)
+    return {kind: np.array(values) for kind, values in found.items()}
+
+
+def response_rates(labels: np.ndarray, pattern: np.ndarray) -> np.ndarray:
+    """[pattern] share of responders; one half where nobody has the pattern."""
+    counts = np.bincount(pattern, minlength=4)
+    return np.divide(np.bincount(pattern, labels, minlength=4), counts, out=np.full(4, 0.5), where=counts > 0)
+
+
 def mean(values: np.ndarray) -> str:
     """Mean and standard error."""
     return f"{values.mean():.3f} ± {values.std(ddof=1) / len(values) ** 0.5:.3f}"
@@ -88,6 +131,9 @@ def mean(values: np.ndarray) -> str:
 def main() -> None:
     """Print the figures."""
     began = time.perf_counter()
+    for patients in (1000, 271):
+        for kind, values in leak(patients, 500).items():
+            print(f"no signal, {patients} patients, response rate by pattern of imaging, {kind}: AUC {mean(values)}")
     ordering(feature_cohort(Plan(), 0))
     inside, test, validation = no_signal(SEEDS)
     print(

@@ -56,6 +56,7 @@ _FILES = (
     "model.safetensors",
     "scaler.safetensors",
     "clinical.parquet",
+    "flow.json",
     "predictions.parquet",
     "metrics.json",
     "report.html",

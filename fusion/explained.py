@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checkpoint import json_able
+from .checkpoint import json_able, member_folders
 from .deletion import Curve
 from .figures import BLUE, GREY, VERMILLION
 
@@ -71,16 +71,17 @@ def _summary(values: Any) -> dict[str, float]:
     }
 
 
-def read_explained(run: Path, digests: Sequence[str]) -> dict[str, Any]:
-    """`explain.json` of `RUN/explain`; empty where there is none, or where it is of other weights than `digests`."""
+def read_explained(run: Path) -> dict[str, Any]:
+    """`explain.json` of `RUN/explain`; empty where there is none, or where it is of other weights than the run's."""
     file = run / FOLDER / FILE
     if not file.is_file():
         return {}
+    digests = [weights_digest(folder) for folder in member_folders(run)]
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         content = None
-    if not isinstance(content, dict) or content.get("version") != VERSION or content.get("weights") != list(digests):
+    if not isinstance(content, dict) or content.get("version") != VERSION or content.get("weights") != digests:
         _log.warning("%s/%s is of another run and left out; run `mumo explain` again", FOLDER, FILE)
         return {}
     return content

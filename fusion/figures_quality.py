@@ -116,6 +116,32 @@ def missingness(present: NDArray[np.bool_], names: Sequence[str]) -> str:
     return svg((4.6, 0.5 + 0.17 * items), "missingness", f"Presence of {items} items in {patients} patients", draw)
 
 
+def annotators(probability: Numbers, labels: Numbers, threshold: float | None) -> str:
+    """How far each patient's probability moves between annotators: a line from lowest to highest, as drawn a dot.
+
+    Args:
+        probability: [patient, annotator], the first as drawn; patients in the order of drawing.
+        labels: [patient] 1 responder, 0 non-responder, NaN unknown.
+        threshold: of the call, where there is one for all.
+    """
+    places = np.arange(len(probability))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_axes((0.11, 0.15, 0.86, 0.72))
+        axes.vlines(places, probability.min(axis=1), probability.max(axis=1), color="#9A9AA2", linewidth=1.6)
+        groups = (("responder", labels == 1, BLUE), ("non-responder", labels == 0, ORANGE))
+        for name, chosen, colour in (*groups, ("unknown", np.isnan(labels), "#6E6E76")):
+            if chosen.any():
+                axes.plot(places[chosen], probability[chosen, 0], "o", color=colour, markersize=4.2, label=name)
+        if threshold is not None:
+            axes.axhline(threshold, color="#1D1D1F", linewidth=0.9, linestyle=(0, (4, 3)), label="threshold")
+        axes.set(xlabel="patients, sorted by the probability as drawn", ylabel="probability of response")
+        axes.set_xticks([])
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=4, columnspacing=1, handlelength=1.4)
+
+    return svg((5.6, 2.9), "annotators", f"Probability of {len(places)} patients under all annotators", draw)
+
+
 def readers(labels: Numbers, probability: Numbers, points: Sequence[tuple[str, Mapping[str, Any]]], name: str) -> str:
     """ROC curve of the model with each reader's calls as a point.
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import __version__
 from ..config import Settings
-from . import figures, report_figures, report_sections
+from . import explained, figures, flow, report_figures, report_sections
 from .estimates import numbers
 from .report_figures import ENDPOINTS, Drawings
 from .report_text import Cell, at, cell, flat, number, plain
@@ -162,6 +162,7 @@ def _people(files: RunFiles, drawings: Drawings, present: list[str], main: str |
     return {
         "steps": report_sections.methods(files, present, files.items),
         "limits": report_sections.limits(files, present, main),
+        "flow": flow.sentences(files.flow),
         "cohort": _cohort(files, present),
         "pattern_names": list(_all_patterns(files).values()),
         "centres": _centres(files, present),
@@ -195,6 +196,11 @@ def _performance(files: RunFiles, drawings: Drawings, present: list[str], main: 
         "risk_groups": report_sections.risk_groups(files, files.items, main),
         "spread": report_sections.spread(files),
         "ablations": report_sections.ablations(files),
+        "robustness": report_sections.robustness(files),
+        "robustness_figure": report_figures.robustness(files, drawings),
+        "deletion": report_figures.deletion(files, drawings),
+        "explained": files.explained,
+        "explained_says": explained.sentences(files.explained["checks"]) if files.explained.get("checks") else [],
         "baselines": report_sections.baselines(files),
         "readers": report_sections.readers(files),
         "readers_part": files.readers.get("part"),

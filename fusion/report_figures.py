@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from . import figures, figures_quality
 from .calibration import net_benefit, reliability
 from .characteristics import MEASURED, Characteristic
 from .estimates import Numbers, numbers
+from .explained import curves_of, draw_curves
 from .metrics import auc_replicates, why_undefined
 from .report_text import cell
 from .runfiles import RunFiles, finite
@@ -211,6 +212,33 @@ def missingness(files: RunFiles, items: Sequence[Characteristic], made: Drawings
         name: row[order].astype(int).tolist() for name, row in zip(names, present, strict=True)
     }
     return made.keep("missingness", drawn, table)
+
+
+def deletion(files: RunFiles, made: Drawings) -> str | None:
+    """How far the risk moves when important parts of slides are left out; none without explanations."""
+    curves = curves_of(files.explained)
+    if not curves:
+        return None
+    levels = len({curve.level for curve in curves})
+    description = "Change of the risk when important and when random parts of slides are left out"
+    drawn = figures.svg((3.4 * levels, 2.9), "deletion", description, lambda figure: draw_curves(figure, curves))
+    return made.keep("deletion", drawn, _columns([asdict(curve) for curve in curves]))
+
+
+def robustness(files: RunFiles, made: Drawings) -> str | None:
+    """Each touched patient's probabilities under all annotators."""
+    if files.robustness is None:
+        return None
+    table = files.robustness.patients
+    table = table[table["touched"] & table["part"].isin(files.robustness.summary["parts"])]
+    if table.empty:
+        return None
+    wide = table.pivot_table(index="patient", columns="annotator", values="probability", sort=False)
+    wide = wide.sort_values(wide.columns[0])
+    labels = table.groupby("patient")["label"].first().loc[wide.index].to_numpy(dtype=float)
+    threshold = files.metrics["threshold"]
+    drawn = figures_quality.annotators(wide.to_numpy(), labels, None if threshold is None else float(threshold))
+    return made.keep("annotators", drawn, wide.reset_index())
 
 
 def readers(files: RunFiles, made: Drawings) -> str | None:

@@ -188,6 +188,31 @@ def ablations(files: RunFiles) -> dict[str, Any] | None:
     }
 
 
+def robustness(files: RunFiles) -> dict[str, Any] | None:
+    """AUC under each annotator, and how far risk and calls move; none where nobody asked."""
+    if files.robustness is None:
+        return None
+    found = files.robustness.summary
+    keys = (
+        "seed",
+        "slides_moved",
+        "lesions_moved",
+        "left_as_drawn",
+        "patients",
+        "labelled",
+        "touched",
+        "calls_changed",
+    )
+    return {key: found[key] for key in keys} | {
+        "parts": " and ".join(found["parts"]),
+        "share": f"{100 * found['share']:g}",
+        "rows": [(name, cell(value, "0.000")) for name, value in found["auc"].items()],
+        "icc": number(finite(found["risk_icc"]), "0.00"),
+        "risk_sd": [number(finite(found["risk_sd"][key]), "0.000") for key in ("median", "most")],
+        "probability_sd": [number(finite(found["probability_sd"][key]), "0.000") for key in ("median", "most")],
+    }
+
+
 # --- other predictors -------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from . import metrics
 from .checkpoint import json_able, load_run, member_folders, write_atomically, write_json
 from .dataset import Dataset
 from .estimates import numbers
+from .explained import weights_digest
 from .predict import check_matches, resolve_device, score
 from .tabular import add_tables
 
@@ -72,6 +73,7 @@ def assess(
     labels = first["label"].to_numpy(dtype=np.float64)
     summary = {
         **facts,
+        "models": [weights_digest(folder) for folder in member_folders(run)],
         "parts": list(part),
         "patients": int(asked.sum()),
         "labelled": int((asked & ~np.isnan(labels)).sum()),

@@ -16,8 +16,11 @@ from ..errors import FitError
 from ..stores import tables
 from ..stores.specs import PREDICTIONS
 from .characteristics import Characteristic, read_clinical
+from .checkpoint import member_folders
 from .comparison import MODEL
 from .estimates import Numbers, numbers
+from .explained import read_explained, weights_digest
+from .flow import read_flow
 from .metrics import auc, calls_at, check_predictions
 
 if TYPE_CHECKING:
@@ -39,6 +42,15 @@ class Ablations:
 
 
 @dataclass(frozen=True)
+class Robustness:
+    """What `mumo robustness` found."""
+
+    summary: dict[str, Any]
+    patients: pd.DataFrame
+    """A row a patient and annotator."""
+
+
+@dataclass(frozen=True)
 class RunFiles:
     """What a run folder holds; optional files are empty when they are missing."""
 
@@ -57,6 +69,12 @@ class RunFiles:
     """Content of `readers/readers.json`."""
     ablations: Ablations | None
     """The ablations of the same store."""
+    flow: dict[str, Any]
+    """What `flow.json` says."""
+    explained: dict[str, Any]
+    """What `mumo explain` left in `RUN/explain`."""
+    robustness: Robustness | None
+    """How much predictions depend on the annotator."""
     thresholds: Numbers
     """[prediction] threshold of each patient's call: the run's, or that of the fold; NaN where there is none."""
 
@@ -111,6 +129,9 @@ def read_run(run: Path, ablations: Path | None = None) -> RunFiles:
         comparison=_of_this_run(_read_rows(run / "baselines" / "comparison.json"), evaluated),
         readers=_readers_of_this_run(_read_json(run / "readers" / "readers.json"), evaluated),
         ablations=_read_ablations(run, ablations, info),
+        flow=read_flow(run),
+        explained=read_explained(run),
+        robustness=_read_robustness(run),
         thresholds=_thresholds(run, list(predictions["patient"]), evaluated),
     )
     _check(files)
@@ -151,6 +172,19 @@ def _read_ablations(run: Path, given: Path | None, info: dict[str, Any]) -> Abla
     split = _read_split(folder / "members" / members[0] / "split.csv") if members else {}
     seeds = sum(name.startswith(f"{rows[0]['ablation']}-seed-") for name in members)
     return Ablations(rows, bool(split) and split == _read_split(run / "split.csv"), seeds)
+
+
+def _read_robustness(run: Path) -> Robustness | None:
+    """What `mumo robustness` found, unless it was of an earlier run in this folder."""
+    import pandas as pd
+
+    summary, file = _read_json(run / "robustness" / "summary.json"), run / "robustness" / "patients.csv"
+    if not summary or not file.is_file():
+        return None
+    if summary.get("models") != [weights_digest(folder) for folder in member_folders(run)]:
+        _log.warning("robustness/summary.json is of another run and left out; run `mumo robustness` again")
+        return None
+    return Robustness(summary, pd.read_csv(file, dtype={"patient": str}))
 
 
 def finite(value: Any) -> float:

@@ -29,6 +29,7 @@ from .card import write_card
 from .characteristics import save_clinical
 from .dataset import Batch, Dataset, Layout, OmicsScaler, fit_scalers, layout_of
 from .epochs import BestEpochs, Checkpoint, Means, step_size
+from .flow import save_flow
 from .model import MuMo
 from .predict import Scores, prediction_frame, prediction_rows, resolve_device, save_predictions, score
 from .splits import PARTS, Split, split_for
@@ -139,6 +140,7 @@ def fit_packed(
             checkpoint.save_split(run, prepared.split)
             checkpoint.save_scalers(run, prepared.scalers)
             save_clinical(run / "clinical.parquet", packed, store)
+            save_flow(run / "flow.json", packed, store)
         with (
             checkpoint.History(run / "history.jsonl") as history,
             trackers.opened(settings.fit.trackers, run, settings) as tracked,

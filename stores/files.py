@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from .flush import flush
-from .owners import owner_state
+from .owners import new_owner_name, owner_state
 from .places import Place
 
 FOREIGN_AGE_S = 7 * 86_400.0
@@ -111,13 +110,13 @@ class Files(Protocol):
         ...
 
 
-def files_of(place: Place) -> Files:
-    """What answers for a place."""
+def files_of(place: Place, *, patient: bool = True) -> Files:
+    """What answers for a place; `patient`: for minutes where the network is away, see `ObjectFiles`."""
     if isinstance(place, Path):
         return LocalFiles()
     from .objects import ObjectFiles
 
-    return ObjectFiles()
+    return ObjectFiles(patient)
 
 
 class LocalFiles:
@@ -138,7 +137,7 @@ class LocalFiles:
 
     def write(self, place: Path, data: bytes) -> None:
         """Written aside and renamed."""
-        temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
+        temporary = place.with_name(f".{place.name}.{new_owner_name()}")
         try:
             temporary.write_bytes(data)
         except FileNotFoundError:
@@ -223,7 +222,11 @@ class LocalFiles:
             if _is_abandoned(folder, folder.name.rpartition("~")[2]):
                 self.remove_folder(folder)
                 swept += 1
-        for name in () if staging_only else self.names(stage / "items"):
+        if staging_only:
+            return swept
+        for kind in ("records", "failures"):
+            self._sweep_half_written(stage / kind)
+        for name in self.names(stage / "items"):
             of_record = current(name)
             for folder in (stage / "items" / name).iterdir():
                 # Looked at again at the end: another driver may have committed it in the meantime.
@@ -231,6 +234,12 @@ class LocalFiles:
                     self.remove_folder(folder)
                     swept += 1
         return swept
+
+    def _sweep_half_written(self, folder: Path) -> None:
+        """Files that a dead process has written aside and not renamed any more."""
+        for name in self.names(folder):
+            if name.startswith(".") and owner_state(name.rpartition(".")[2]) is False:
+                self.remove(folder / name)
 
     def workspace(self, place: Path) -> Path:
         """The place itself."""

@@ -68,7 +68,7 @@ class Leases:
         """Take the lease of an item; false when another living driver has it."""
         file = self._file(stage, item)
         for _ in range(2):
-            if self.store.files.create(file, self._owner.encode()):
+            if self._create(file):
                 self._held.add(file)
                 return True
             owner = self._read(file)
@@ -92,9 +92,11 @@ class Leases:
                 files.remove(file)
             elif self._take_over(file, owner):
                 self._release(file)
-        for owner in files.names(self.store.path / "drivers"):
-            if owner != self._owner and self._is_void(owner, self._sign(owner)):
-                files.remove(self._sign(owner))
+        for name in files.names(self.store.path / "drivers"):
+            # A name with a dot is a sign that is being written, or that its driver did not live to rename.
+            void = owner_state(name.rpartition(".")[2]) is False if name.startswith(".") else self._is_void(name)
+            if name != self._owner and void:
+                files.remove(self._sign(name))
 
     def _file(self, stage: str, item: str) -> Place:
         return self.store.path / stage / "leases" / item
@@ -105,10 +107,14 @@ class Leases:
     def _give_sign(self) -> None:
         self.store.files.write(self._sign(self._owner), self._owner.encode())
 
+    def _create(self, file: Place) -> bool:
+        """Whether the file is this driver's; also where its creation succeeded and the answer was lost on the way."""
+        return self.store.files.create(file, self._owner.encode()) or self._read(file) == self._owner
+
     def _take_over(self, file: Place, owner: str) -> bool:
         """Put this driver into the place of `owner`, whose lease is void; false when that did not work out now."""
         files, claim = self.store.files, file.with_name(f"{_CLAIM}{file.name}~{owner or 'nobody'}")
-        if not files.create(claim, self._owner.encode()):
+        if not self._create(claim):
             other = self._read(claim)
             if other is not None and self._is_void(other, claim):
                 files.remove(claim)
@@ -123,15 +129,15 @@ class Leases:
         finally:
             files.remove(claim)
 
-    def _is_void(self, owner: str, file: Place) -> bool:
-        """Whether a lease or claim of `owner` no longer holds; one without content is judged by its own age."""
+    def _is_void(self, owner: str, file: Place | None = None) -> bool:
+        """Whether a lease or claim of `owner` no longer holds; a `file` without content is judged by its own age."""
         alive = owner_state(owner) if owner else None
         if alive is not None:
             return not alive
         seen = self._living.get(owner)
         if owner and seen is not None and time.monotonic() - seen < self.expiry_s / _BEATS_PER_EXPIRY:
             return False
-        last = self.store.files.modified(self._sign(owner) if owner else file)
+        last = self.store.files.modified(file if file is not None and not owner else self._sign(owner))
         if last is None or self.now() - last > self.expiry_s:
             return True
         self._living[owner] = time.monotonic()

@@ -15,8 +15,9 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,84 +30,75 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _SCRATCH = "mumo-scratch~"
 _OLD = "~old"
+_IN_ONE = {"start": 0}
+"""Small objects are asked for by a range, which spares the question how large they are: one request, not two."""
+_WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
+"""Beyond the few attempts within seconds that the libraries make themselves."""
 
 
+@dataclass(frozen=True)
 class ObjectFiles:
     """An object store that fsspec knows."""
 
+    patient: bool = True
+    """Whether to wait and try again when the network or the server is away for a while."""
+
     def read(self, place: UPath) -> bytes | None:
         """One object."""
-        with _own_errors():
-            try:
-                data: bytes = place.fs.cat_file(place.path)
-                return data
-            except FileNotFoundError:
-                return None
+        try:
+            data: bytes = self._ask(lambda: place.fs.cat_file(place.path, **_IN_ONE))
+            return data
+        except FileNotFoundError:
+            return None
 
     def read_all(self, folder: UPath, suffix: str) -> dict[str, bytes]:
         """All objects of a folder, many at a time."""
         names = [name for name in self.names(folder) if name.endswith(suffix) and not name.startswith(".")]
-        if not names:
-            return {}
-        with _own_errors():
-            paths = {(folder / name).path: name.removesuffix(suffix) for name in names}
-            contents: dict[str, Any] = folder.fs.cat(list(paths), on_error="return")
-            for content in contents.values():
-                if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
-                    raise content
+        paths = {(folder / name).path: name.removesuffix(suffix) for name in names}
+        contents: dict[str, Any] = self._ask(lambda: _cat(folder, list(paths))) if paths else {}
         return {paths[path]: data for path, data in sorted(contents.items()) if isinstance(data, bytes)}
 
     def write(self, place: UPath, data: bytes) -> None:
         """One put, which replaces the object as a whole."""
-        with _own_errors():
-            place.fs.pipe_file(place.path, data)
+        self._ask(lambda: place.fs.pipe_file(place.path, data))
 
     def create(self, place: UPath, data: bytes) -> bool:
         """A conditional put."""
-        with _own_errors():
-            try:
-                place.fs.pipe_file(place.path, data, mode="create")
-            except FileExistsError:
-                return False
-            return True
+        try:
+            self._ask(lambda: place.fs.pipe_file(place.path, data, mode="create"))
+        except FileExistsError:
+            return False
+        return True
 
     def remove(self, place: UPath) -> None:
         """Remove an object."""
-        with _own_errors():
-            try:
-                place.fs.rm_file(place.path)
-            except FileNotFoundError:
-                return
+        with suppress(FileNotFoundError):
+            self._ask(lambda: place.fs.rm_file(place.path))
 
     def remove_folder(self, folder: UPath) -> None:
         """Remove all objects under a prefix."""
-        with _own_errors():
-            try:
-                folder.fs.rm(folder.path, recursive=True)
-            except FileNotFoundError:
-                return
+        with suppress(FileNotFoundError):
+            self._ask(lambda: folder.fs.rm(folder.path, recursive=True))
 
     def names(self, folder: UPath) -> list[str]:
         """Names under a prefix up to the next slash."""
-        with _own_errors():
-            try:
-                paths: list[str] = folder.fs.ls(folder.path, detail=False)
-            except FileNotFoundError:
-                return []
+        try:
+            paths: list[str] = self._ask(lambda: folder.fs.ls(folder.path, detail=False))
+        except FileNotFoundError:
+            return []
         return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
 
     def modified(self, place: UPath) -> float | None:
         """On the clock of the server, which counts whole seconds."""
-        with _own_errors():
-            try:
-                return float(place.fs.modified(place.path).timestamp())
-            except FileNotFoundError:
-                return None
+        try:
+            return float(self._ask(lambda: place.fs.modified(place.path)).timestamp())
+        except FileNotFoundError:
+            return None
 
     def size(self, folder: UPath) -> int:
         """Bytes of all objects under a prefix."""
-        with _own_errors():
-            return int(sum(entry["size"] for entry in folder.fs.find(folder.path, detail=True).values()))
+        found = self._ask(lambda: folder.fs.find(folder.path, detail=True))
+        return int(sum(entry["size"] for entry in found.values()))
 
     def room(self, folder: UPath) -> float:
         """No limit is known."""
@@ -164,10 +156,22 @@ class ObjectFiles:
     def keep(self, workspace: Path, place: UPath) -> None:
         """Upload all files, many at a time."""
         files = sorted(file for file in workspace.rglob("*") if file.is_file())
+        targets = [(place / file.relative_to(workspace).as_posix()).path for file in files]
         if files:
-            with _own_errors():
-                targets = [(place / file.relative_to(workspace).as_posix()).path for file in files]
-                place.fs.put([str(file) for file in files], targets)
+            self._ask(lambda: place.fs.put([str(file) for file in files], targets))
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        """The storage's answer, in the end; each of these questions may be put again."""
+        for wait_s in (*(_WAITS_S if self.patient else ()), None):
+            try:
+                return question()
+            except Exception as error:
+                own = _as_own(error)
+                if wait_s is None or not isinstance(own, ConnectionError | TimeoutError):
+                    raise own from error
+                _log.warning("the object store does not answer (%s); trying again in %g s", own, wait_s)
+                time.sleep(wait_s)
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _is_abandoned(self, mark: UPath, owner: str) -> bool:
         alive = owner_state(owner)
@@ -177,15 +181,21 @@ class ObjectFiles:
         return written is not None and time.time() - written > FOREIGN_AGE_S
 
 
-@contextmanager
-def _own_errors() -> Iterator[None]:
-    """Errors of the storage's library that are no OSErrors (no connection, no credentials) as Python's own."""
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:
-        raise ConnectionError(f"{type(error).__name__}: {error}") from error
+def _cat(folder: UPath, paths: list[str]) -> dict[str, Any]:
+    """Contents by path; the error in place of one that is not there."""
+    contents: dict[str, Any] = folder.fs.cat(paths, on_error="return", **_IN_ONE)
+    for content in contents.values():
+        if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
+            raise content
+    return contents
+
+
+def _as_own(error: Exception) -> Exception:
+    """Errors of the storage's library that are no OSErrors, as Python's own: no right, or no connection."""
+    if isinstance(error, OSError):
+        return error
+    kind = PermissionError if "Credential" in type(error).__name__ else ConnectionError
+    return kind(f"{type(error).__name__}: {error}")
 
 
 def _scratch() -> Path:

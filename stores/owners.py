@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -30,6 +31,7 @@ def owner_state(name: str) -> bool | None:
     return psutil.pid_exists(int(match[2])) if match[1] == _machine() else None
 
 
+@functools.cache
 def _machine() -> str:
     """Eight hex digits for this machine as far as process ids mean the same: host, boot and container."""
     facts = [socket.gethostname()]

@@ -128,15 +128,15 @@ class Store:
             ConfigError: the place cannot be reached or written: no such bucket, no access, no connection.
         """
         store = cls(absolute(path))
-        marker = store.path / store._version_file
+        marker, files = store.path / store._version_file, files_of(store.path, patient=False)
         with _reachable(store.path):
-            if store.files.read(marker) is None:
+            if files.read(marker) is None:
                 # Another process may be making the same store: its marker may be under way, or be there by now.
-                names = store.files.names(store.path)
+                names = files.names(store.path)
                 strange = any(not name.startswith(f".{marker.name}.") for name in names)
-                if strange and store.files.read(marker) is None:
+                if strange and files.read(marker) is None:
                     raise StoreError(f"{path}: is not empty and not a mumo store; choose another folder")
-                store.files.write(marker, _json({"format_version": FORMAT_VERSION}))
+                files.write(marker, _json({"format_version": FORMAT_VERSION}))
         return cls.open(path)
 
     @classmethod
@@ -145,9 +145,10 @@ class Store:
         store = cls(absolute(path))
         marker = store.path / store._version_file
         with _reachable(store.path):
-            data = store.files.read(marker)
+            data = files_of(store.path, patient=False).read(marker)
         if data is None:
-            raise StoreError(f"{path}: is not a mumo store; make one with `mumo extract`")
+            check = "" if isinstance(path, Path) else ", or check the bucket and the path"
+            raise StoreError(f"{path}: is not a mumo store; make one with `mumo extract`{check}")
         version = _object(marker, data).get("format_version")
         if version != FORMAT_VERSION:
             raise StoreError(f"{path}: format version {version}, this mumo reads {FORMAT_VERSION}")
@@ -156,12 +157,12 @@ class Store:
     @classmethod
     def find(cls, path: Place) -> Store | None:
         """The store at `path`, or none when there is none yet. Raises as `open`."""
-        return cls.open(path) if cls(absolute(path)).exists() else None
+        return cls.open(path) if cls(absolute(path)).exists(patient=False) else None
 
-    def exists(self) -> bool:
-        """Whether there is a store; ConfigError where that cannot be asked."""
+    def exists(self, *, patient: bool = True) -> bool:
+        """Whether there is a store; ConfigError where that cannot be asked, at once or for minutes (`patient`)."""
         with _reachable(self.path):
-            return self.files.read(self.path / self._version_file) is not None
+            return files_of(self.path, patient=patient).read(self.path / self._version_file) is not None
 
     @property
     def files(self) -> Files:

@@ -70,6 +70,7 @@ def test_readme__mumo_commands_run(demo: Path, tmp_path: Path, monkeypatch: pyte
             )
             assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
             ran.append(command[1])
-    assert set(ran) == {"check", "extract", "status", "export-bags", "fit", "baselines", "report", "predict"}
+    assert set(ran) == {"check", "extract", "status", "export-bags", "fit", "baselines", "explain", "report", "predict"}
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
+    assert 'href="explain/index.html"' in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert (tmp_path / "out.parquet").exists()

@@ -173,7 +173,8 @@ def missing_files(cohort: Cohort) -> list[Problem]:
             column=cohort.columns.get(table, {}).get(name, name),
             found=f"no file {shorten(_relative(path, cohort.data))}",
             expected=what,
-            remedy="Correct the path, or --data. Without it, this item alone fails.",
+            remedy="Paths start from the data folder: correct the path, `data` or --data. Without it, this item alone "
+            "fails.",
         )
         for table, row, name, path, what in wanted
         if not path.exists()
@@ -322,7 +323,10 @@ def _lesions(
         excused = found or row.bad & {*BOX, "mask"} or masks_lost or values["ct"] not in study_masks
         if not (box or mask or excused):
             expected = "a box, or a mask of the lesion or of its study"
-            remedy = f"Fill in {', '.join(BOX)}, or mask."
+            remedy = (
+                f"Fill in {', '.join(BOX)}, or mask; name their columns in [lesions.columns], or the column of a mask "
+                "of all lesions in [ct.columns]."
+            )
             problems.append(table.problem(row, "", found="neither box nor mask", expected=expected, remedy=remedy))
         own = lesions[values["ct"]]
         label, lesion_type, found = _named(table, row, names.get(values["ct"]), section)

@@ -31,6 +31,8 @@ HER2_LEVELS = 4
 
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]{1,3})?", re.IGNORECASE)
 _DATE = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})([ T].*)?")
+_YEAR_LAST = re.compile(r"[0-9]{1,2}([./-])[0-9]{1,2}\1([0-9]{4})")
+"""A date as 31.12.2020 or 12/31/2020: day and month may be either way round, only the year is kept."""
 _HER2_UNIFORM = re.compile(r"(none)?\(?all([0-3])\+?\)?")
 _HER2_MIXED = re.compile(r"(heterogeneity)?\(?([^()]*)\)?")
 _HER2_ENTRY = re.compile(r"([0-3])\+([0-9]+(?:\.[0-9]*)?)?%?")
@@ -280,7 +282,7 @@ def _comma_hint(cell: str) -> str:
 
 
 def _start_year(edges: tuple[int, ...]) -> FieldSpec:
-    expected = f"a year from {edges[0]} to {edges[-1] - 1}, or an ISO date"
+    expected = f"a year from {edges[0]} to {edges[-1] - 1}, or a date (2020-12-31, 31.12.2020)"
 
     def parse(cell: str) -> int:
         number = parse_number(cell)
@@ -289,6 +291,8 @@ def _start_year(edges: tuple[int, ...]) -> FieldSpec:
                 number = datetime.date.fromisoformat(date[1]).year
             except ValueError as error:
                 raise CellError(expected) from error
+        elif other := _YEAR_LAST.fullmatch(cell):
+            number = float(other[2])
         if number is None or not 1900 <= number <= 2200 or number != int(number):
             raise CellError(expected)
         if not edges[0] <= number < edges[-1]:
@@ -324,3 +328,59 @@ def _lymph_node_sites(count: int) -> FieldSpec:
         return sites
 
     return FieldSpec("lymph_node_sites", expected, parse)
+
+
+MEANINGS: Mapping[str, str] = {
+    "patient": "study id of the patient",
+    "centre": "centre that treated the patient; unknown: `centre`",
+    "treatment_group": "sets the cut-off of the label rule",
+    "recist": "best response by RECIST 1.1",
+    "pfs_days": "progression-free survival from the start of therapy, or time to the last follow-up",
+    "pfs_event": "whether progression or death was observed; no: censored",
+    "os_days": "overall survival from the start of therapy, or time to the last follow-up",
+    "os_event": "whether death was observed; no: censored",
+    "pathology_time": "when the slides were taken, in three classes of your own, as the paper's",
+    "radiology_time": "when the CT was taken, in three classes of your own, as the paper's",
+    "sex": "sex",
+    "age": "age at the start of therapy",
+    "site": "site of the tumour: gastro-oesophageal junction or not",
+    "line": "line of therapy",
+    "start_year": "start of therapy; of a date the year is kept",
+    "differentiation": "histological differentiation",
+    "lauren": "Lauren's type",
+    "disease_sites": "sites of disease, one digit each, in an order of your own",
+    "tils": "tumour-infiltrating lymphocytes, share",
+    "tumour_proportion": "share of tumour in the slide",
+    "her2_heterogeneity": "share of area at HER2 0, 1+, 2+, 3+ in one cell",
+    "her2_share_0": "share of area at HER2 0",
+    "her2_share_1": "share of area at HER2 1+",
+    "her2_share_2": "share of area at HER2 2+",
+    "her2_share_3": "share of area at HER2 3+",
+    "primary_present": "whether the primary tumour is there",
+    "peritoneal_metastasis": "whether there is peritoneal metastasis",
+    "gastrectomy": "whether the stomach was removed before",
+    "metastatic_lesions": "number of metastatic lesions",
+    "lymph_nodes": "lymph-node metastases: none, separate nodes, or fused",
+    "lymph_node_sites": "sites of lymph-node metastases",
+    "multiple_metastases": "organ with multiple metastases",
+    "slide": "id of the slide, of your choice",
+    "path": "file or folder, from the data folder",
+    "annotation": "annotation of regions; without one, tissue is found on a thumbnail",
+    "mpp": "resolution of level 0, for slides whose file does not say it",
+    "white_balance": "whether the slide needs white balance before its colours are normalised",
+    "ct": "id of the CT study, of your choice",
+    "series_uid": "which series of a DICOM folder; needed where several could be meant",
+    "mask": "label mask: of all lesions (CT table) or of this lesion (lesion table)",
+    "label_table": "ITK-SNAP's label descriptions, where lesions are named in `roi`",
+    "lesion": "id of the lesion, unique within its study",
+    "lesion_type": "organ of the lesion",
+    "label": "value of the lesion's voxels in its mask; unknown: every voxel that is not 0",
+    "roi": "name or number of the region in a DICOM RTSTRUCT or SEG, or in a label table",
+    "x_low": "the box's lower corner, x, in `box_unit`",
+    "y_low": "the box's lower corner, y",
+    "z_low": "the box's lower corner, z",
+    "x_high": "the box's upper corner, x; both corners lie inside the box",
+    "y_high": "the box's upper corner, y",
+    "z_high": "the box's upper corner, z",
+}
+"""Field → what it is, for the documentation."""

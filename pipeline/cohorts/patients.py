@@ -17,6 +17,8 @@ from .source_tables import Row, TableRows, read_fields
 HER2_SHARES = tuple(f"her2_share_{level}" for level in range(HER2_LEVELS))
 DEFAULT_CENTRE = "centre"
 _MAX_ID = 94
+_SHORT_DAYS, _FEW_TIMES = 100, 10
+"""Survival times that never reach the first, of at least the second number of patients, are taken for months."""
 _SAFE_ID = f"at most {_MAX_ID} letters, digits, '.', '_' or '-', with a letter or digit first"
 
 
@@ -97,6 +99,7 @@ def read_patients(
     problems += _group_source(joined, content)
     for patient_row in patients.values():
         problems += _complete(joined, patient_row, cutoffs)
+    problems += _months(joined)
     return joined, problems
 
 
@@ -231,6 +234,22 @@ def _outcome(tables: PatientTables, patient: PatientRow, name: str) -> Iterable[
             remedy=remedy,
             severity="warning",
         )
+
+
+def _months(tables: PatientTables) -> Iterable[Problem]:
+    """Times in months would make non-responders of all whose response follows from their time."""
+    for name in ("pfs_days", "os_days"):
+        days = [row.values[name] for row in tables.patients.values() if row.values[name] is not None]
+        source = next((table for table in tables.tables if name in table.columns), None)
+        if source is not None and len(days) >= _FEW_TIMES and max(days) < _SHORT_DAYS:
+            yield source.problem(
+                None,
+                name,
+                found=f"no time longer than {max(days):g}",
+                expected="days",
+                remedy="If these are weeks or months, give days; they are used as they are.",
+                severity="warning",
+            )
 
 
 def _outcome_order(tables: PatientTables, patient: PatientRow) -> Iterable[Problem]:

@@ -135,7 +135,7 @@ def read_fields(
         raw = read_cells(path, section.sheet)
     except TableError as error:
         near = near_match(path.name, _neighbours(path)) if not path.exists() else ""
-        remedy = f"{near}Correct `table` (and `sheet`) or `data` in the cohort file, or the table file."
+        remedy = error.remedy or f"{near}Correct `table` (and `sheet`) or `data` in the cohort file, or the table file."
         found = f"{path.name}: {error.found}"
         return TableRows(name, {}, (), False), [*problems, Problem(name, "", "", found, error.expected, remedy)]
     columns, places, missing = _find_columns(name, section, specs, raw)
@@ -377,7 +377,9 @@ def _as_table(path: Path, lines: Iterable[tuple[int, list[Any]]]) -> RawTable:
     if not header:
         raise TableError(path, expected="a header and rows", found="an empty table")
     if len(header) == 1 and ";" in header[0]:
-        raise TableError(path, expected="commas (.csv) or tabs (.tsv) between columns", found="semicolons")
+        remedy = "Save it with commas, or name the spreadsheet itself, which also keeps numbers and dates as such."
+        expected = "commas (.csv) or tabs (.tsv) between columns"
+        raise TableError(path, expected=expected, found="semicolons", remedy=remedy)
     return RawTable(header, tuple(rows), tuple(ragged))
 
 
@@ -393,7 +395,9 @@ def _read_delimited(path: Path, delimiter: str) -> Iterator[tuple[int, list[Any]
             while (cells := next(reader, None)) is not None:
                 yield reader.line_num, cells
     except UnicodeDecodeError as error:
-        raise TableError(path, expected="UTF-8 text", found="bytes in another encoding") from error
+        remedy = "Save it as CSV UTF-8, or name the spreadsheet itself."
+        found = "bytes in another encoding"
+        raise TableError(path, expected="UTF-8 text", found=found, remedy=remedy) from error
     except csv.Error as error:
         raise TableError(path, expected="well-formed rows", found=str(error)) from error
 

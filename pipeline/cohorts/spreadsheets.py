@@ -23,12 +23,14 @@ from ...errors import InputError
 class TableError(InputError):
     """A table file cannot be read: says which file, what was expected, and what was found."""
 
-    def __init__(self, file: Path, *, expected: str, found: str) -> None:
+    def __init__(self, file: Path, *, expected: str, found: str, remedy: str = "") -> None:
         super().__init__(f"{file.name}: expected {expected}, found {found}")
         self.file, self.expected, self.found = file, expected, found
+        self.remedy = remedy
+        """What the user can do, where that is known."""
 
-    def __reduce__(self) -> tuple[Callable[..., TableError], tuple[Path, str, str]]:
-        return (_table_error, (self.file, self.expected, self.found))
+    def __reduce__(self) -> tuple[Callable[..., TableError], tuple[Path, str, str, str]]:
+        return (_table_error, (self.file, self.expected, self.found, self.remedy))
 
 
 MAX_CELLS = 5_000_000
@@ -139,5 +141,5 @@ def _repeats(element: Any, what: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 1 << 30
 
 
-def _table_error(file: Path, expected: str, found: str) -> TableError:
-    return TableError(file, expected=expected, found=found)
+def _table_error(file: Path, expected: str, found: str, remedy: str) -> TableError:
+    return TableError(file, expected=expected, found=found, remedy=remedy)

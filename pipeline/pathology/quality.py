@@ -48,8 +48,8 @@ class Sample:
 
 def shrink(pixels: RgbImage) -> RgbImage:
     """A bag as it is shown: averaged down to the size of a sample."""
-    image = Image.fromarray(pixels)
-    return np.asarray(image.resize((_SAMPLE_PX, _SAMPLE_PX), Image.Resampling.BOX))
+    size = (_SAMPLE_PX, _SAMPLE_PX)
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX, reducing_gap=1.5))
 
 
 def sampled(bags: int) -> frozenset[int]:
@@ -89,7 +89,7 @@ def write_quality(
     _draw_legend(draw, top + height + 6)
     for number, line in enumerate(lines):
         draw.text((_MARGIN, top + height + (number + 2) * _LINE - 8), line, fill=(160, 0, 0), font=_font(13))
-    page.save(path, format="PNG", optimize=False, compress_level=6)
+    page.save(path, format="PNG", optimize=False, compress_level=3)
 
 
 def _draw_map(thumbnail: Thumbnail, regions: Regions, bags: Sequence[Bag], side_level0: float) -> Image.Image:
@@ -101,8 +101,8 @@ def _draw_map(thumbnail: Thumbnail, regions: Regions, bags: Sequence[Bag], side_
     pixels = np.array(Image.fromarray(thumbnail.pixels).resize((shape[1], shape[0]), kind))
     step = thumbnail.step_level0 / factor
     classes = regions.class_map(0, 0, step, shape)
-    for number, colour in enumerate(CLASS_COLOURS):
-        pixels[_outline(classes == number) & (number > 0)] = colour
+    for number in np.unique(classes[classes > 0]):
+        pixels[_outline(classes == number)] = CLASS_COLOURS[number]
     chart = Image.fromarray(pixels)
     draw = ImageDraw.Draw(chart)
     side = side_level0 / step
@@ -116,7 +116,7 @@ def _draw_map(thumbnail: Thumbnail, regions: Regions, bags: Sequence[Bag], side_
 
 
 def _outline(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The rim, two pixels wide, of an area."""
+    """The rim, two pixels wide, of an area; the picture's edge is none."""
     from scipy import ndimage
 
     rim: npt.NDArray[np.bool_] = inside & ~ndimage.binary_erosion(inside, iterations=2, border_value=1)

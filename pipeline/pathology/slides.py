@@ -20,8 +20,8 @@ from PIL import Image
 from ...config import TilesSettings
 from ...errors import InputError, Problem
 from ..cohorts.cohort import Slide
-from ..jit import compiled
 from ..stage import Source
+from .resampling import lay_on_background, resample
 
 RgbImage = npt.NDArray[np.uint8]
 """Pixels of shape (y, x, 3), 0–255, sRGB as scanned."""
@@ -261,10 +261,9 @@ class SlideReader:
         scale = _snapped(mpp / (self.mpp_level0 * downsample))
         left, top = x_level0 / downsample, y_level0 / downsample
         pixels = np.empty((*shape, 3), np.uint8)
-        for rows, columns in _blocks(shape, scale):
-            self._read_block(
-                level, left + columns.start * scale, top + rows.start * scale, scale, pixels[rows, columns]
-            )
+        for block in _blocks(shape, scale):
+            rows, columns = block
+            self._read_block(level, left + columns.start * scale, top + rows.start * scale, scale, pixels[block])
         return pixels
 
     def _read_block(self, level: int, left: float, top: float, scale: float, out: RgbImage) -> None:
@@ -282,10 +281,7 @@ class SlideReader:
             max(1, math.ceil(y + height * scale - _EDGE)),
         )
         source = self._read_level(location, level, size)
-        if (scale, x, y) == (1.0, 0.0, 0.0):
-            out[...] = source[..., :3]
-        else:
-            average_area(source, x, y, scale, out)
+        resample(source, x, y, scale, out)
 
     def _read_level(self, location_level0: tuple[int, int], level: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
         """RGBA pixels of a level, (y, x, 4), without transparency."""
@@ -324,87 +320,6 @@ def open_reader(slide: Slide, settings: TilesSettings) -> SlideReader:
     except BaseException:
         image.close()
         raise
-
-
-@compiled
-def average_area(
-    source: npt.NDArray[np.uint8], left: float, top: float, scale: float, out: npt.NDArray[np.uint8]
-) -> None:
-    """Area average: pixel (i, j) of `out` is the mean of `source` over a square of side `scale`.
-
-    Args:
-        source: (y, x, 4); the fourth channel is left out.
-        left: x of the left edge of `out`, in px of `source`.
-        top: y of its top edge.
-        scale: side of one pixel of `out`, in px of `source`; below 1 pixels are repeated in part (no smoothing).
-        out: (y, x, 3), filled with values rounded half up.
-    """
-    height, width = source.shape[:2]
-    first, last, head, tail = _spans(out.shape[1], left, scale, width)
-    line = np.empty(width * 4, np.float32)
-    for i in range(out.shape[0]):
-        y_low, y_high = top + i * scale, top + (i + 1) * scale
-        line[:] = 0.0
-        for y in range(min(int(y_low), height - 1), min(math.ceil(y_high), height)):
-            share = np.float32(min(y + 1.0, y_high) - max(float(y), y_low))
-            row = source[y].reshape(-1)
-            for k in range(width * 4):
-                line[k] += share * np.float32(row[k])
-        factor = np.float32(1 / (scale * scale))
-        for j in range(out.shape[1]):
-            low, high = first[j], last[j]
-            red = head[j] * line[low] + tail[j] * line[high]
-            green = head[j] * line[low + 1] + tail[j] * line[high + 1]
-            blue = head[j] * line[low + 2] + tail[j] * line[high + 2]
-            for k in range(low + 4, high, 4):
-                red += line[k]
-                green += line[k + 1]
-                blue += line[k + 2]
-            out[i, j, 0] = np.uint8(min(red * factor + np.float32(0.5), np.float32(255)))
-            out[i, j, 1] = np.uint8(min(green * factor + np.float32(0.5), np.float32(255)))
-            out[i, j, 2] = np.uint8(min(blue * factor + np.float32(0.5), np.float32(255)))
-
-
-@compiled
-def _spans(
-    count: int, left: float, scale: float, width: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """For each of `count` output columns: places of the first and last pixel under it in a row of RGBA, and how
-    much of these two it covers; of a single pixel the first share is all."""
-    first, last = np.empty(count, np.int64), np.empty(count, np.int64)
-    head, tail = np.empty(count, np.float32), np.empty(count, np.float32)
-    for j in range(count):
-        x_low, x_high = left + j * scale, left + (j + 1) * scale
-        low = min(int(x_low), width - 1)
-        high = max(min(math.ceil(x_high), width) - 1, low)
-        first[j], last[j] = 4 * low, 4 * high
-        head[j] = np.float32(min(low + 1.0, x_high) - x_low)
-        tail[j] = np.float32(x_high - high if high > low else 0.0)
-    return first, last, head, tail
-
-
-@compiled
-def lay_on_background(
-    rgba: npt.NDArray[np.uint8], background: tuple[int, int, int], opaque: npt.NDArray[np.uint8]
-) -> bool:
-    """Lay a picture (y, x, 4) over a colour, into `opaque` (y, x, 4), rounded half up.
-
-    Returns whether any of it was transparent; where not, `opaque` is left as it was.
-    """
-    height, width = rgba.shape[:2]
-    transparent = False
-    for y in range(height):
-        for x in range(width):
-            transparent |= rgba[y, x, 3] != 255
-    if transparent:
-        for y in range(height):
-            for x in range(width):
-                alpha = np.uint32(rgba[y, x, 3])
-                for channel in range(3):
-                    mixed = rgba[y, x, channel] * alpha + np.uint32(background[channel]) * (np.uint32(255) - alpha)
-                    opaque[y, x, channel] = (mixed + np.uint32(127)) // np.uint32(255)
-                opaque[y, x, 3] = 255
-    return transparent
 
 
 def _blocks(shape: tuple[int, int], scale: float) -> Iterator[tuple[slice, slice]]:

@@ -95,7 +95,7 @@ def write_study(folder: Path, plan: CtPlan, seed: int) -> WrittenStudy:
             _write_nifti(folder / lesion_masks[lesion], _as_image(one, volume, layout))
     boxes = {lesion: _box_mm(volume, number) for lesion, number in numbers.items()}
     if plan.loose_mm:
-        boxes = {lesion: _loosened(box, volume, plan, seed) for lesion, box in boxes.items()}
+        boxes = {lesion: _loosened(boxes[lesion], volume, number, plan, seed) for lesion, number in numbers.items()}
     return WrittenStudy(path, series_uid if plan.second_series else "", mask, lesion_masks, boxes)
 
 
@@ -107,10 +107,17 @@ def _box_mm(volume: Volume, number: int) -> tuple[float, ...]:
     return tuple(round(float(value), 3) for value in (*low, *high))
 
 
-def _loosened(box: tuple[float, ...], volume: Volume, plan: CtPlan, seed: int) -> tuple[float, ...]:
-    """The box with each side in the axial plane moved outwards, at random, but not out of the volume."""
+def _loosened(box: tuple[float, ...], volume: Volume, number: int, plan: CtPlan, seed: int) -> tuple[float, ...]:
+    """The box with one side along x and one along y moved outwards, drawn at random, but not out of the volume.
+
+    Along z it holds the lesion's widest slice alone, so that this slice is found although the box holds other tissue.
+    """
     rng = stream(seed, "loose", int(plan.ct[1:]))
-    loose = np.array([*rng.uniform(0, plan.loose_mm, 2), 0.0, *rng.uniform(0, plan.loose_mm, 2), 0.0])
+    widest = int((volume.labels == number).sum(axis=(1, 2)).argmax())
+    z = volume.origin_mm[2] + widest * volume.spacing_mm[2]
+    box = (*box[:2], z, *box[3:5], z)
+    loose = np.zeros(6)
+    loose[[0, 1] + 3 * rng.integers(0, 2, 2)] = plan.loose_mm
     low = np.array(volume.origin_mm)
     high = low + (np.array(volume.labels.shape[::-1]) - 1) * np.array(volume.spacing_mm)
     corners = np.maximum(np.array(box[:3]) - loose[:3], low), np.minimum(np.array(box[3:]) + loose[3:], high)

@@ -31,11 +31,11 @@ SEPARATION: Mapping[Source, float] = {"slides": 0.9, "ct": 0.8, "clinical": 0.85
 SPOT_SCORE, REST_SCORE = 3.0, -1.0
 """Score of the nuclei in hot spots, and of all others of slides that may have one."""
 
-LESION_SCORE, LESION_SHIFT_HU = 3.0, 40.0
-"""Score and shift of lesions in loose boxes: these for those who look like responders, their negatives for others."""
+LESION_SCORE, LESION_SHIFT_HU = 3.0, 300.0
+"""Of lesions in loose boxes: score of those who look like responders (its negative for others), and their shift."""
 
-LOOSE_MM = 18.0
-"""How far sides of loose boxes may lie outside their lesion."""
+LOOSE_MM = 22.0
+"""How far one side of a loose box lies outside its lesion, along x and along y: the lesion is not in the middle."""
 
 RESPONDER_SHARE = 0.55
 UNKNOWN_SHARE = 0.12
@@ -117,7 +117,7 @@ class CtPlan:
     """Whether the DICOM folder holds a second series, so that the table must name the right one."""
     lesions: tuple[LesionPlan, ...]
     loose_mm: float = 0.0
-    """By how much at most a side of a lesion's box lies outside the lesion; 0: boxes are tight."""
+    """How far one side of a lesion's box lies outside the lesion, along x and along y; 0: boxes are tight."""
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ def _studies_with_loose_boxes(people: tuple[PatientPlan, ...], seed: int) -> tup
     plans = []
     for place, person in enumerate(people, start=1):
         kind = str(stream(seed, "loose box", place).choice(["stomach", "liver", "lymph node"]))
-        sign = 1 if person.appearance else -1
+        score, shift_hu = (LESION_SCORE, LESION_SHIFT_HU) if person.appearance else (-LESION_SCORE, 0.0)
         plans.append(
             CtPlan(
                 ct=f"C{place:04d}",
@@ -283,7 +283,7 @@ def _studies_with_loose_boxes(people: tuple[PatientPlan, ...], seed: int) -> tup
                 layout=place,
                 annotation="boxes",
                 second_series=False,
-                lesions=(LesionPlan("L1", kind, sign * LESION_SCORE, sign * LESION_SHIFT_HU),),
+                lesions=(LesionPlan("L1", kind, score, shift_hu),),
                 loose_mm=LOOSE_MM,
             )
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -123,15 +124,18 @@ def test_check__of_patients_that_the_run_never_saw(run: Path, tmp_path: Path) ->
 def test_read_explained__takes_only_what_is_of_these_weights(
     run: Path, store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    explainer = Explainer(run, store, device="cpu")
+    own = tmp_path / "run"
+    shutil.copytree(run, own)
+    assert read_explained(own) == {}
+    explainer = Explainer(own, store, device="cpu")
     checks = checks_as_json(explainer.check(draws=2))
-    folder = tmp_path / "explain"
-    folder.mkdir()
+    (own / "explain").mkdir()
     content = {"version": 1, "weights": explainer.digests, "checks": checks}
-    (folder / "explain.json").write_text(json.dumps(content))
-    found = read_explained(tmp_path, explainer.digests)
+    file = own / "explain" / "explain.json"
+    file.write_text(json.dumps(content))
+    found = read_explained(own)
     assert len(curves_of(found)) == len(checks["curves"]) > 0
     assert any("moves the risk by" in line for line in sentences(found["checks"]))
-    assert read_explained(tmp_path, ["0" * 64]) == {}
+    file.write_text(json.dumps({**content, "weights": ["0" * 64]}))
+    assert read_explained(own) == {}
     assert "is of another run and left out" in caplog.text
-    assert read_explained(tmp_path / "nowhere", explainer.digests) == {}

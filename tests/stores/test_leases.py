@@ -141,15 +141,30 @@ def test_leases__a_storage_without_exclusive_creation_is_named(
         assert "does not know exclusive creation" in caplog.text
 
 
+def test_leases__created_ones_whose_answer_was_lost_are_held(
+    store: Store, leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that is repeated after a lost answer finds the file that it has made itself."""
+    create = LocalFiles.create
+    monkeypatch.setattr(LocalFiles, "create", lambda *arguments: create(*arguments) and False)
+    assert leases.take("tiles", "slide-1")
+    leases.release("tiles", "slide-1")
+    assert not list((store.path / "tiles/leases").iterdir())
+
+
 def test_leases__sweep_removes_what_is_void(store: Store, leases: Leases) -> None:
     dead = subprocess.run([sys.executable, "-c", OWNER], check=True, capture_output=True, text=True).stdout.strip()
     lease_file(store, dead)
     folder = store.path / "tiles/leases"
     (folder / f".claim~slide-9~{dead}").write_text(dead)
     (store.path / "drivers" / dead).write_text(dead)
+    (store.path / "drivers" / f".{dead}.{dead}").write_text("half written")
+    being_written = store.path / "drivers" / f".{ELSEWHERE}.{ELSEWHERE}"
+    being_written.write_text("by a driver elsewhere")
     assert leases.take("tiles", "slide-2")
     lease_file(store, ELSEWHERE, "slide-3")
     (store.path / "drivers" / ELSEWHERE).write_text(ELSEWHERE)
     leases.sweep("tiles")
     assert {file.name for file in folder.iterdir()} == {"slide-2", "slide-3"}
-    assert dead not in {file.name for file in (store.path / "drivers").iterdir()}
+    assert not [file for file in (store.path / "drivers").iterdir() if dead in file.name]
+    assert being_written.exists()

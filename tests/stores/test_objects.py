@@ -19,7 +19,7 @@ from mumo.stores.arrays import create_group, open_array, open_group, write_array
 from mumo.stores.files import files_of
 from mumo.stores.leases import Leases
 from mumo.stores.places import Place, cache_folder, parse_place
-from mumo.stores.records import Failure, Prepared, Store
+from mumo.stores.records import Failure, Prepared, Store, digest_part
 from mumo.stores.specs import WINDOWS, WORD_FEATURES
 from mumo.stores.tables import read_rows, write_table
 
@@ -326,3 +326,41 @@ def test_files__scratch_of_dead_processes_is_swept(store: Store) -> None:
     assert not left.exists()
     assert mine.is_dir()
     mine.rmdir()
+
+
+def test_files__wait_for_a_network_that_comes_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    class EndpointConnectionError(Exception):
+        """As the library's own: no OSError."""
+
+    waits: list[float] = []
+    answers = iter([EndpointConnectionError("away"), TimeoutError("slow"), None])
+    monkeypatch.setattr("mumo.stores.objects.time.sleep", waits.append)
+    file, files = store.path / "store.json", files_of(store.path)
+    real = file.fs.cat_file  # type: ignore[union-attr]
+
+    def cat_file(path: str, **_: int) -> bytes:
+        error = next(answers, EndpointConnectionError("away for ever"))
+        if error is not None:
+            raise error
+        return bytes(real(path))
+
+    monkeypatch.setattr(file.fs, "cat_file", cat_file)  # type: ignore[union-attr]
+    assert b"format_version" in (files.read(file) or b"")
+    assert waits == [1.0, 2.0]
+    with pytest.raises(ConnectionError, match="EndpointConnectionError: away for ever"):
+        files.read(file)
+    assert len(waits) > 6
+    waits.clear()
+    with pytest.raises(ConfigError, match="cannot be used: EndpointConnectionError: away for ever"):
+        Store.open(store.path)
+    assert waits == [], "the first look does not let the user wait"
+
+
+def test_store__a_copy_on_a_disk_is_the_same_store(store: Store, tmp_path: Path) -> None:
+    commit(store)
+    store.path.fs.get(store.path.path, str(tmp_path / "copy"), recursive=True)  # type: ignore[union-attr]
+    copy = Store.open(tmp_path / "copy")
+    assert copy.digest(["tiles"]) == store.digest(["tiles"])
+    record = copy.record("tiles", "slide-1")
+    assert record is not None
+    assert digest_part(tmp_path / "copy/tiles/items/slide-1" / record.folder / "deep") == record.parts["deep"]

@@ -119,6 +119,7 @@ store.commit("tiles", "slide-1", staging, depends={"v": 2}, status="ok", summary
         record = store.record("tiles", "slide-1")
         assert record is not None
         part = store.part("tiles", "slide-1", "part.txt")
+        assert [file.name for file in (store.path / "tiles/records").iterdir()] == ["slide-1.json"]
         assert record.parts["part.txt"] == digest_part(part)
         assert part.read_text() == ("new" if record.depends == {"v": 2} else "old")
         outcomes.append(part.read_text())

@@ -6,13 +6,13 @@ import pickle
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
 
 from mumo.config import ClinicalSettings
-from mumo.errors import CohortError, Problem
+from mumo.errors import CohortError, Problem, problem_lines
 from mumo.pipeline.cohorts.cohort import Cohort, load_cohort, missing_files
 from mumo.pipeline.cohorts.cohort_file import expand_variables
 
@@ -600,9 +600,46 @@ def test_load_cohort__all_problems_of_all_tables_at_once(tmp_path: Path) -> None
 def test_cohort_error__lists_every_problem(tmp_path: Path) -> None:
     with pytest.raises(CohortError) as caught:
         load(tmp_path, with_columns(sex="s"), {"patients.csv": ["id,s", "P1,x", "P2,y"]})
-    text = str(caught.value)
-    assert text.count("\n  - ") == 2
-    assert "patients, row P1 (line 2), column 's': found 'x'; expected one of: male, female." in text
+    assert [problem.row for problem in caught.value.problems] == ["P1 (line 2)", "P2 (line 3)"]
+    place = "patients, row P1 (line 2) and 1 more, column 's'"
+    assert f"{place}: found 'x', 'y'; expected one of: male, female." in str(caught.value)
+
+
+def test_problem_lines__rows_with_the_same_problem_share_a_line() -> None:
+    def problem(row: int, column: str, found: str, severity: Literal["error", "warning"] = "error") -> Problem:
+        return Problem("patients", f"P{row}", column, found, "a word", "Map it.", severity)
+
+    many = [problem(row, "sex", f"'w{row % 9}'") for row in range(30)]
+    lines = problem_lines([*many, problem(3, "age", "'x'"), problem(4, "sex", "'y'", "warning")])
+    assert [severity for severity, _ in lines] == ["error", "error", "warning"]
+    assert lines[0][1] == (
+        "patients, row P0 and 29 more, column 'sex': found 'w0', 'w1', 'w2', 'w3', 'w4', 'w5' and 3 more; "
+        "expected a word. Map it."
+    )
+    assert lines[1][1] == str(problem(3, "age", "'x'"))
+
+
+def test_load_cohort__times_that_look_like_months_are_warned_of(tmp_path: Path) -> None:
+    def warnings(scale: float, patients: int) -> list[str]:
+        rows = ["id,t,e", *(f"P{n},{(n + 1) * scale},1" for n in range(patients))]
+        cohort = load(tmp_path, with_columns(pfs_days="t", pfs_event="e"), {"patients.csv": rows})
+        return [str(problem) for problem in cohort.warnings]
+
+    (warning,) = warnings(2.5, 12)
+    assert warning.startswith("patients, column 't': found no time longer than 30; expected days.")
+    assert warnings(30, 12) == warnings(2.5, 9) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"), [(b"id;sex\nP1;x\n", "name the spreadsheet itself"), (b"id,s\xe9\nP1,x\n", "CSV UTF-8")]
+)
+def test_load_cohort__tables_of_spreadsheet_programs_say_what_to_do(
+    tmp_path: Path, content: bytes, remedy: str
+) -> None:
+    (tmp_path / "cohort.toml").write_text(with_columns())
+    (tmp_path / "patients.csv").write_bytes(content)
+    with pytest.raises(CohortError, match=remedy):
+        load_cohort(tmp_path / "cohort.toml")
 
 
 # --- source files ----------------------------------------------------------------------------------------

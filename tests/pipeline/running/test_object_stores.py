@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 import s3fs
+from clusters import hand_made_cluster
 from object_stores import KEY_ID, SECRET
 from stand_in_stages import Copying, Quiet, make_items
 
 from mumo.config import Settings
 from mumo.pipeline.extract import Choice, run_stage
+from mumo.pipeline.running.cluster import DaskCluster
 from mumo.pipeline.running.execute import InProcess
 from mumo.pipeline.running.ledger import Ledger
 from mumo.pipeline.synthetic.cohort import write_cohort
@@ -173,3 +175,18 @@ def test_extract__an_unknown_bucket_is_refused_at_once(url: str, tmp_path: Path)
     assert done.returncode == 2
     assert "error: store s3://no-such-bucket/store: cannot be used" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_extract__on_a_dask_cluster_started_by_hand(url: str, tmp_path: Path) -> None:
+    stage, settings = Copying(make_items({f"i{n}": f"text {n}" for n in range(8)} | {"bad": "refuse"})), Settings()
+    store, local = Store.create(parse_place(url)), Store.create(tmp_path / "local")
+    run_stage(stage, None, local, settings, Choice(("tiles",)), InProcess(), Quiet())  # type: ignore[arg-type]
+    with (
+        hand_made_cluster(tmp_path / "cluster") as cluster,
+        DaskCluster(str(cluster.file), settings) as executor,
+    ):
+        report = run_stage(stage, None, store, settings, Choice(("tiles",)), executor, Quiet())  # type: ignore[arg-type]
+    assert (report.ok, list(report.failed)) == (8, ["bad"])
+    assert store.digest(["tiles"]) == local.digest(["tiles"])
+    assert not [name for name in objects(url) if "/leases/" in name or "/staging/" in name or "/drivers/" in name]

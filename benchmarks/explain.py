@@ -1,0 +1,133 @@
+"""Do explanations find what was planted? Hot spots in slides and lesions in loose boxes, of patients held out."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mumo.config import Settings, load_settings
+from mumo.explain.lesions import backbone_of_run, lesion_maps
+from mumo.fusion.attribution import Probe, unit_parts
+from mumo.fusion.deletion import randomised
+from mumo.fusion.explain import Explainer
+from mumo.fusion.explained import checks_as_json, sentences
+from mumo.fusion.train import fit
+from mumo.pipeline.cohorts.cohort import load_cohort
+from mumo.pipeline.extract import Choice, extract
+from mumo.pipeline.running.execute import make_executor
+from mumo.pipeline.synthetic.cohort import write_cohort
+from mumo.pipeline.synthetic.plan import plan_cohort
+from mumo.pipeline.synthetic.spots import centre_of_mass, lesion_in_crop, shares_in_spot
+from mumo.stores.records import Store
+from mumo.stores.specs import BAGS, LESIONS
+from mumo.stores.tables import read_rows
+from mumo.terminal import progress_bars
+
+PATIENTS, SEED = 80, 0
+TOP_SHARE = 0.1
+STAGES = ("tiles", "windows", "rois", "embed", "clinical")
+
+
+@dataclass
+class Found:
+    """Held-out patients with the signal: whether it was found."""
+
+    bags: list[int] = field(default_factory=list)
+    hits: dict[str, list[bool]] = field(default_factory=dict)
+    """Map → whether its top 10 % of bags hold the bag that lies most in the hot spot."""
+    chance: list[float] = field(default_factory=list)
+    in_lesion: dict[str, list[bool]] = field(default_factory=dict)
+    """Way to take the map → whether its centre of mass lies in the planted lesion."""
+    areas: list[float] = field(default_factory=list)
+    """Share of the crop that the lesion takes."""
+
+    def add(self, name: str, values: np.ndarray, target: int) -> None:
+        """Whether the highest values hold the target."""
+        top = np.argsort(-values, kind="stable")[: int(np.ceil(TOP_SHARE * len(values)))]
+        self.hits.setdefault(name, []).append(target in top)
+
+
+def make(folder: Path, patients: int = PATIENTS, workers: int = 2) -> tuple[Settings, dict[str, Any]]:
+    """Cohort, store and run in `folder`; returns the settings and the run's metrics."""
+    made = write_cohort(folder / "cohort", patients=patients, seed=SEED, hot_spots=True)
+    settings = load_settings(made.settings_file)
+    cohort = load_cohort(made.cohort_file, None, settings.clinical)
+    with make_executor(workers, None, settings) as executor, progress_bars() as bars:
+        extract(cohort, Store.create(folder / "store"), settings, Choice(STAGES), executor, bars)
+    return settings, fit(folder / "store", folder / "run", settings, device="cpu")
+
+
+def judge(folder: Path, settings: Settings, patients: int = PATIENTS) -> Found:
+    """Compare explanations with the truth, for held-out patients who look like responders."""
+    store, explainer = Store.open(folder / "store"), Explainer(folder / "run", folder / "store", device="cpu")
+    spots = pd.read_csv(folder / "cohort" / "hot_spots.csv").set_index("patient")
+    plan = plan_cohort(patients, SEED, signal=True, hot_spots=True)
+    studies = {study.patient: study for study in plan.ct}
+    backbone = backbone_of_run(explainer, store, settings, "cpu")
+    found, average = Found(), explainer.average_lesion()
+    (member,) = explainer.members
+    others = [randomised(member.run.layout, member.run.settings, seed) for seed in range(5)]
+    for patient in spots.index:
+        if explainer.part(patient) != "test":
+            continue
+        spot = spots.loc[patient]
+        rows = read_rows(store.part("tiles", f"slide-{spot.slide}", "bags.parquet"), BAGS)
+        shares = shares_in_spot(rows, spot.x_um, spot.y_um, spot.radius_um, 1.0)
+        target = int(shares.argmax())
+        explained = explainer.explain(patient)
+        bags = explained.units["pathology"]
+        found.bags.append(len(rows))
+        found.chance.append(np.ceil(TOP_SHARE * len(rows)) / len(rows))
+        found.add("weight", bags.weight, target)
+        found.add("|effect|", np.abs(bags.effect), target)
+        place = explainer.packed.patients.index(patient)
+        batch = member.dataset.whole(np.array([place]))
+        for other in others:
+            parts = unit_parts(Probe(other, batch), "pathology")
+            found.add("weight, random models", parts.weight, target)
+            found.add("|effect|, random models", np.abs(parts.effect), target)
+        (lesion,) = lesion_maps(store, explained, backbone, average)
+        (row,) = read_rows(store.part("rois", lesion.item, "lesions.parquet"), LESIONS)
+        inside = lesion_in_crop(studies[patient], SEED, 1, row, settings.rois)
+        found.areas.append(float(inside.mean()))
+        ways = {
+            "lowers the risk": (-lesion.cam).clip(min=0),
+            "raises the risk": lesion.cam.clip(min=0),
+            "size": np.abs(lesion.cam),
+        }
+        for name, values in ways.items():
+            at = centre_of_mass(values, inside.shape) if values.any() else (0, 0)
+            found.in_lesion.setdefault(name, []).append(bool(inside[at]))
+        middle = inside[inside.shape[0] // 2, inside.shape[1] // 2]
+        found.in_lesion.setdefault("middle of the crop", []).append(bool(middle))
+    return found
+
+
+def main() -> None:
+    """Print the figures; a folder as second argument keeps cohort, store and run, or takes them from there."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(temporary)
+        began = time.perf_counter()
+        if (folder / "run" / "metrics.json").exists():
+            settings = load_settings(folder / "cohort" / "demo.toml")
+        else:
+            settings, _ = make(folder)
+        found = judge(folder, settings)
+        print(f"explain: {len(found.bags)} held-out patients with the signal, {np.mean(found.bags):.0f} bags each")
+        for name, hits in found.hits.items():
+            chance = np.mean(found.chance)
+            print(f"  hot spot in the top 10 % of bags by {name}: {np.mean(hits):.2f} (chance {chance:.2f})")
+        for name, hits in found.in_lesion.items():
+            print(f"  centre of mass of Grad-CAM ({name}) in the lesion: {np.mean(hits):.2f}", end="")
+            print(f" (the lesion takes {np.mean(found.areas):.2f} of the crop)")
+        explainer = Explainer(folder / "run", folder / "store", device="cpu")
+        for line in sentences(checks_as_json(explainer.check())):
+            print(f"  {line}")
+        print(f"  all {time.perf_counter() - began:.0f} s")
