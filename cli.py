@@ -65,6 +65,11 @@ Workers = Annotated[
     typer.Option("--workers", min=0, help="Local processes; 0 = in this process, without limits. Default: one a core."),
 ]
 
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="ADDRESS|FILE", help="Dask scheduler to run on, or its scheduler file.")
+]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Allow a scheduler on another machine without TLS.")]
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors that mumo raises on purpose end with exit code 2 and their message."""
@@ -146,9 +151,7 @@ def extract(
     config: ConfigFile = None,
     assignments: Assignments = None,
     workers: Workers = None,
-    scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS|FILE", help="Dask scheduler to run on, or its scheduler file.")
-    ] = None,
+    scheduler: Scheduler = None,
     device: ExtractDevice = None,
     only: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="Only this slide, CT study or patient; may be repeated.")
@@ -160,9 +163,7 @@ def extract(
     max_failures: Annotated[
         str, typer.Option(metavar="N|P%", help="Start nothing more when more than N items, or P% of a stage, failed.")
     ] = "",
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Allow a scheduler on another machine without TLS.")
-    ] = False,
+    insecure: Insecure = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, why, and what it takes; write nothing.")
     ] = False,
@@ -259,6 +260,8 @@ def fit(
     ] = 1,
     leave_one_centre_out: Annotated[bool, typer.Option("--leave-one-centre-out", help="One fold a centre.")] = False,
     workers: Workers = None,
+    scheduler: Scheduler = None,
+    insecure: Insecure = False,
     resume: Resume = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is already there.")] = False,
     as_json: AsJson = False,
@@ -273,17 +276,21 @@ def fit(
     """
     _set_up_logging(verbose)
     from .config import load_settings
+    from .errors import ConfigError
     from .fusion.seeds import fit_many
     from .fusion.train import fit as run_fit
+    from .pipeline.running.training import training_pool
     from .terminal import epoch_bar, member_bar
 
     settings = load_settings(config, assignments or ())
     if folds or seeds > 1 or leave_one_centre_out:
-        with member_bar() as said:
+        with member_bar() as said, training_pool(scheduler, settings, insecure=insecure) as pool:
             metrics = fit_many(
                 store, run, settings, folds=folds, seeds=seeds, by_centre=leave_one_centre_out, device=device,
-                workers=workers, force=force, resume=resume, done=said,
+                workers=workers, force=force, resume=resume, done=said, pool=pool,
             )  # fmt: skip
+    elif scheduler is not None:
+        raise ConfigError("--scheduler: is for many trainings; use it with --folds, --seeds or --leave-one-centre-out")
     else:
         with epoch_bar() as bar:
             metrics = run_fit(store, run, settings, device=device, force=force, resume=resume, progress=bar)
@@ -303,6 +310,8 @@ def ablate(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each, whose predictions are averaged.")] = 1,
     workers: Workers = None,
+    scheduler: Scheduler = None,
+    insecure: Insecure = False,
     resume: Resume = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is already there.")] = False,
     as_json: AsJson = False,
@@ -317,13 +326,14 @@ def ablate(
     from .config import load_settings
     from .fusion.ablate import ablate as run_ablate
     from .fusion.ablate import table_lines
+    from .pipeline.running.training import training_pool
     from .terminal import member_bar
 
     settings = load_settings(config, assignments or ())
-    with member_bar() as said:
+    with member_bar() as said, training_pool(scheduler, settings, insecure=insecure) as pool:
         table = run_ablate(
             store, run, settings, names=only or (), seeds=seeds, device=device, workers=workers, force=force,
-            resume=resume, done=said,
+            resume=resume, done=said, pool=pool,
         )  # fmt: skip
     typer.echo((run / "ablations.json").read_text(encoding="utf-8") if as_json else "\n".join(table_lines(table)))
 

@@ -239,6 +239,11 @@ class EmbedSettings(Section):
     """Expected SHA-256 of a weights file; a `.pth` file is refused without it, `.safetensors` needs none."""
     batch_words: PositiveInt = 64
     """Words in one forward pass."""
+    input_mean: tuple[float, float, float] | None = None
+    """Mean of R, G, B (0–1) that is taken off the network's input; none: what timm publishes for its networks,
+    ImageNet's for all others."""
+    input_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    """Standard deviation of R, G, B that the network's input is divided by; none: as for `input_mean`."""
 
 
 class SlideOmicsSettings(Section):

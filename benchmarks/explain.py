@@ -64,49 +64,60 @@ def make(folder: Path, patients: int = PATIENTS, workers: int = 2) -> tuple[Sett
     return settings, fit(folder / "store", folder / "run", settings, device="cpu")
 
 
-def judge(folder: Path, settings: Settings, patients: int = PATIENTS) -> Found:
-    """Compare explanations with the truth, for held-out patients who look like responders."""
+def judge_slides(folder: Path, settings: Settings) -> Found:
+    """Whether maps of held-out patients who look like responders hold the hot spot."""
     store, explainer = Store.open(folder / "store"), Explainer(folder / "run", folder / "store", device="cpu")
     spots = pd.read_csv(folder / "cohort" / "hot_spots.csv").set_index("patient")
-    plan = plan_cohort(patients, SEED, signal=True, hot_spots=True)
-    studies = {study.patient: study for study in plan.ct}
-    backbone = backbone_of_run(explainer, store, settings, "cpu")
-    found, average = Found(), explainer.average_lesion()
+    found = Found()
     (member,) = explainer.members
-    others = [randomised(member.run.layout, member.run.settings, seed) for seed in range(5)]
+    others = [randomised(member.run.layout, settings.model, seed) for seed in range(5)]
     for patient in spots.index:
         if explainer.part(patient) != "test":
             continue
         spot = spots.loc[patient]
         rows = read_rows(store.part("tiles", f"slide-{spot.slide}", "bags.parquet"), BAGS)
-        shares = shares_in_spot(rows, spot.x_um, spot.y_um, spot.radius_um, 1.0)
-        target = int(shares.argmax())
-        explained = explainer.explain(patient)
-        bags = explained.units["pathology"]
+        target = int(shares_in_spot(rows, spot.x_um, spot.y_um, spot.radius_um, 1.0).argmax())
         found.bags.append(len(rows))
         found.chance.append(np.ceil(TOP_SHARE * len(rows)) / len(rows))
+        bags = explainer.explain(patient).units["pathology"]
         found.add("weight", bags.weight, target)
         found.add("|effect|", np.abs(bags.effect), target)
-        place = explainer.packed.patients.index(patient)
-        batch = member.dataset.whole(np.array([place]))
+        batch = member.dataset.whole(np.array([explainer.packed.patients.index(patient)]))
         for other in others:
             parts = unit_parts(Probe(other, batch), "pathology")
             found.add("weight, random models", parts.weight, target)
             found.add("|effect|, random models", np.abs(parts.effect), target)
-        (lesion,) = lesion_maps(store, explained, backbone, average)
+    return found
+
+
+def judge_lesions(folder: Path, settings: Settings, patients: int = PATIENTS) -> Found:
+    """Whether Grad-CAM's centre of mass lies in the lesion, for a model that reads CT alone."""
+    run = folder / "run-ct"
+    alone = settings.model.model_copy(update={"modalities": ("radiology",)})
+    metrics = fit(folder / "store", run, settings.model_copy(update={"model": alone}), device="cpu", force=True)
+    print(f"  CT alone: AUC of held-out patients {metrics['parts']['test']['auc']['value']:.3f}")
+    store, explainer = Store.open(folder / "store"), Explainer(run, folder / "store", device="cpu")
+    plan = plan_cohort(patients, SEED, signal=True, hot_spots=True)
+    looks = {person.patient: person.appearance for person in plan.patients}
+    backbone, average = backbone_of_run(explainer, store, settings, "cpu"), explainer.average_lesion()
+    found = Found()
+    for study in plan.ct:
+        if explainer.part(study.patient) != "test" or not looks[study.patient]:
+            continue
+        (lesion,) = lesion_maps(store, explainer.explain(study.patient), backbone, average)
         (row,) = read_rows(store.part("rois", lesion.item, "lesions.parquet"), LESIONS)
-        inside = lesion_in_crop(studies[patient], SEED, 1, row, settings.rois)
+        inside = lesion_in_crop(study, SEED, 1, row, settings.rois)
         found.areas.append(float(inside.mean()))
         ways = {
             "lowers the risk": (-lesion.cam).clip(min=0),
             "raises the risk": lesion.cam.clip(min=0),
-            "size": np.abs(lesion.cam),
+            "either": np.abs(lesion.cam),
         }
         for name, values in ways.items():
             at = centre_of_mass(values, inside.shape) if values.any() else (0, 0)
             found.in_lesion.setdefault(name, []).append(bool(inside[at]))
         middle = inside[inside.shape[0] // 2, inside.shape[1] // 2]
-        found.in_lesion.setdefault("middle of the crop", []).append(bool(middle))
+        found.in_lesion.setdefault("the middle of the crop, for comparison", []).append(bool(middle))
     return found
 
 
@@ -119,15 +130,15 @@ def main() -> None:
             settings = load_settings(folder / "cohort" / "demo.toml")
         else:
             settings, _ = make(folder)
-        found = judge(folder, settings)
+        found = judge_slides(folder, settings)
         print(f"explain: {len(found.bags)} held-out patients with the signal, {np.mean(found.bags):.0f} bags each")
         for name, hits in found.hits.items():
             chance = np.mean(found.chance)
             print(f"  hot spot in the top 10 % of bags by {name}: {np.mean(hits):.2f} (chance {chance:.2f})")
-        for name, hits in found.in_lesion.items():
-            print(f"  centre of mass of Grad-CAM ({name}) in the lesion: {np.mean(hits):.2f}", end="")
-            print(f" (the lesion takes {np.mean(found.areas):.2f} of the crop)")
-        explainer = Explainer(folder / "run", folder / "store", device="cpu")
-        for line in sentences(checks_as_json(explainer.check())):
+        for line in sentences(checks_as_json(Explainer(folder / "run", folder / "store", device="cpu").check())):
             print(f"  {line}")
+        lesions = judge_lesions(folder, settings)
+        print(f"  Grad-CAM's centre of mass in the lesion, which takes {np.mean(lesions.areas):.2f} of the crop:")
+        for name, hits in lesions.in_lesion.items():
+            print(f"    {name}: {np.mean(hits):.2f} of {len(hits)} patients")
         print(f"  all {time.perf_counter() - began:.0f} s")

@@ -3,7 +3,8 @@
 Neither is needed by mumo; each is measured where it can be imported (`pip install hs2p HistoPrep`). All three cut
 tiles of 256 px from the finest level of the same slide, so that nobody resamples, in one process, and store them: mumo
 with its colours normalised, without loss (Zstandard) or as JPEG; the others as JPEG of their colours as scanned.
-Bags of 2048 px hold glass between their tiles of tissue, which the others leave out; bags of one tile cover what they do.
+Bags of 2048 px hold glass between their tiles of tissue, which the others leave out; bags of one tile cover what
+they do.
 """
 
 from __future__ import annotations

@@ -159,7 +159,9 @@ def _embed(folder: Path, slide: Slide) -> None:
         out = folder / f"embed-{number}"
         out.mkdir()
         outcomes: list[Any] = []
-        seconds, cpu = _timed(lambda out=out: outcomes.append(EmbedStage().run(item, settings, store, out)))
+        seconds, cpu = _timed(
+            lambda out=out, outcomes=outcomes: outcomes.append(EmbedStage().run(item, settings, store, out))
+        )
         wall.append(seconds)
         busy.append(cpu)
         words = outcomes[0].summary["bags"] * 64

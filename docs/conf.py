@@ -16,14 +16,13 @@ from mumo import __version__  # noqa: E402
 
 project = "mumo"
 author = "The authors of mumo"
-copyright = "BSD-3-Clause"  # noqa: A001 (Sphinx's name)
+copyright = "BSD-3-Clause"
 version = release = __version__
 
 extensions = ["myst_parser"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["recorded"]
 nitpicky = True
-keep_warnings = False
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4
@@ -53,9 +52,13 @@ def setup(app: Any) -> None:
 
 def _fill(_app: Any, docname: str, source: list[str]) -> None:
     up = "../" * docname.count("/")
-    text = generated.fill(source[0])
-    source[0] = re.sub(
-        r"(?<!\[)`docs/([\w/-]+\.md)`",
-        lambda found: f"[]({up}{found[1]})" if (HERE / found[1]).exists() else found[0],
-        text,
-    )
+
+    def link(found: re.Match[str]) -> str:
+        return f"[]({up}{found[1]})" if (HERE / found[1]).exists() else found[0]
+
+    def present(found: re.Match[str]) -> str:
+        return found[0] if any(HERE.glob(f"{found[1]}.md")) else ""
+
+    text = re.sub(r"`docs/([\w/-]+\.md)`", link, generated.fill(source[0]))
+    # a pattern in a table of contents that matches nothing would be a warning
+    source[0] = re.sub(r"^([a-z]+\*)\n", present, text, flags=re.MULTILINE)

@@ -170,11 +170,12 @@ def kind(schema: Mapping[str, Any]) -> str:
         return " or ".join("none" if option.get("type") == "null" else kind(option) for option in schema["anyOf"])
     if "enum" in schema:
         return "one of " + ", ".join(f"``{value}``" for value in schema["enum"])
-    if "const" in schema:
-        return f"``{schema['const']}``"
     if "prefixItems" in schema:
-        items = [kind(item) for item in schema["prefixItems"]]
-        return f"{len(items)} × {items[0]}"
+        return f"{len(schema['prefixItems'])} × {kind(schema['prefixItems'][0])}"
+    return _simple_kind(schema)
+
+
+def _simple_kind(schema: Mapping[str, Any]) -> str:
     if schema["type"] == "array":
         return f"list of {kind(schema['items'])}"
     if schema["type"] == "object":

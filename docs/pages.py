@@ -17,7 +17,7 @@ DOCS = Path(__file__).resolve().parent
 
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<key>not run|needs): (?P<value>[^>]+?) -->\n)?^```(?P<language>sh|python)\n(?P<code>.*?)^```$"
-    r"(?P<between>(?:(?!^```).)*?)(?:^```\{literalinclude\} (?:\.\./)*recorded/(?P<recorded>[\w-]+)\.txt$)?",
+    r"(?:\n+```\{literalinclude\} (?:\.\./)*recorded/(?P<recorded>[\w-]+)\.txt$)?",
     re.MULTILINE | re.DOTALL,
 )
 _INSTALL = re.compile(r"^(\S*/)?pip install\b")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ def ablate(
     force: bool = False,
     resume: bool = False,
     done: Done | None = None,
+    pool: Executor | None = None,
 ) -> pd.DataFrame:
     """Train every ablation with every seed on one split, and set each against the full model.
 
@@ -67,7 +69,7 @@ def ablate(
         settings: sections `model` and `fit` of the full model.
         names: some of `ABLATIONS`; the full model is always there; default all.
         seeds: trainings of each, whose predictions are averaged.
-        device, workers, resume, done: see `members.train_members`.
+        device, workers, resume, done, pool: see `members.train_members`.
         force: take the folder whatever it holds.
 
     Returns:
@@ -95,7 +97,7 @@ def ablate(
         "members": [member.name for member in members],
     }
     with checkpoint.taking(run, info, ("store_digest", "tables"), force=force, resume=resume):
-        train_members(store, run, members, device=device, workers=workers, resume=resume, done=done)
+        train_members(store, run, members, device=device, workers=workers, resume=resume, done=done, pool=pool)
         table = compare(run, {name: [m for m in members if m.name.startswith(f"{name}-seed-")] for name in chosen})
         checkpoint.write_atomically(run / "ablations.parquet", lambda file: table.to_parquet(file, index=False))
         checkpoint.write_json(run / "ablations.json", table.to_dict("records"))

@@ -44,7 +44,7 @@ from .dataset import Layout, ModalityLayout, OmicsScaler
 from .model import MuMo
 from .splits import Split, read_split, write_split
 
-RUN_VERSION = 1
+RUN_VERSION = 2
 """Version of everything in a run folder; others are refused."""
 
 _FILES = (

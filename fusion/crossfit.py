@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ def fit_folds(
     force: bool = False,
     resume: bool = False,
     done: Done | None = None,
+    pool: Executor | None = None,
 ) -> dict[str, Any]:
     """Train folds × seeds members and pool what they say of patients that they have not seen.
 
@@ -63,7 +65,7 @@ def fit_folds(
         folds: number of stratified folds, two or more.
         seeds: trainings a fold.
         by_centre: one fold a centre in place of `folds`.
-        device, workers: see `members.train_members`.
+        device, workers, pool: see `members.train_members`.
         force: take the folder whatever it holds.
         resume: keep members that are finished.
         done: called after each member.
@@ -92,8 +94,8 @@ def fit_folds(
     with checkpoint.taking(run, info, ("store_digest", "tables", "members"), force=force, resume=resume) as found:
         checkpoint.write_atomically(run / "folds.csv", lambda file: _write_folds(file, fold_of))
         checkpoint.save_config(run, settings.model, settings.fit)
-        train_members(store, run, members, device=device, workers=workers, resume=resume, done=done)
-        pooled, thresholds, seeds_apart = pool(run, members, fold_of)
+        train_members(store, run, members, device=device, workers=workers, resume=resume, done=done, pool=pool)
+        pooled, thresholds, seeds_apart = pool_predictions(run, members, fold_of)
         evaluated = evaluate_pooled(pooled, thresholds, fold_of, settings)
         evaluated["spread"] = spread(seeds_apart, fold_of)
         save_predictions(run / "predictions.parquet", prediction_records(pooled))
@@ -123,7 +125,7 @@ def _members(
     return members, fold_of
 
 
-def pool(
+def pool_predictions(
     run: Path, members: Sequence[Member], fold_of: Mapping[str, str]
 ) -> tuple[pd.DataFrame, dict[str, float], dict[int, pd.DataFrame]]:
     """Predictions of held-out patients as means over seeds, each fold's threshold, and the predictions of each seed."""

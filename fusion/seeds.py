@@ -13,6 +13,7 @@ As in a single run, validation chooses each member's weights and the threshold, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ def fit_many(
     force: bool = False,
     resume: bool = False,
     done: Done | None = None,
+    pool: Executor | None = None,
 ) -> dict[str, Any]:
     """Train an ensemble: `crossfit.fit_folds` where there are folds, seeds on the one split otherwise.
 
@@ -55,7 +57,7 @@ def fit_many(
         settings: sections `model` and `fit`; seeds count from `fit.seed`.
         folds, by_centre: see `crossfit.fit_folds`.
         seeds: trainings, or trainings a fold.
-        device, workers, resume, done: see `members.train_members`.
+        device, workers, resume, done, pool: see `members.train_members`.
         force: take the folder whatever it holds.
 
     Returns:
@@ -67,7 +69,7 @@ def fit_many(
     if folds or by_centre:
         return fit_folds(
             store, run, settings, folds=folds, seeds=seeds, by_centre=by_centre, device=device, workers=workers,
-            force=force, resume=resume, done=done,
+            force=force, resume=resume, done=done, pool=pool,
         )  # fmt: skip
     if not resume:
         checkpoint.check_free(run, force=force)
@@ -88,7 +90,7 @@ def fit_many(
     with checkpoint.taking(run, info, ("store_digest", "tables", "members"), force=force, resume=resume) as found:
         checkpoint.save_split(run, split)
         checkpoint.save_config(run, settings.model, settings.fit)
-        train_members(store, run, members, device=device, workers=workers, resume=resume, done=done)
+        train_members(store, run, members, device=device, workers=workers, resume=resume, done=done, pool=pool)
         evaluated = _evaluate(run, members, settings)
         found["threshold"] = evaluated["threshold"]
     return evaluated

@@ -17,7 +17,15 @@ import numpy.typing as npt
 from ..errors import ConfigError, InputError, Problem, StoreError
 from ..stores import arrays
 from ..stores.specs import LESION_CROPS, LESION_FEATURES, WORD_FEATURES, ArraySpec
-from .networks.backbone import Backbone, embed_images, image_tensor, load_backbone, resolve_device, weights_identity
+from .networks.backbone import (
+    Backbone,
+    embed_images,
+    image_tensor,
+    input_identity,
+    load_backbone,
+    resolve_device,
+    weights_identity,
+)
 from .pathology.bags import BagOrigin, Bags, bag_origins, open_bags
 from .read_ahead import read_ahead
 from .stage import Item, Outcome, Stage, Upstream
@@ -62,7 +70,7 @@ class EmbedStage(Stage):
             stage=self.name,
             item=item,
             payload=origin.slide,
-            settings={"backbone": settings.embed.backbone},
+            settings={"backbone": settings.embed.backbone, **input_identity(settings.embed)},
             inputs=inputs,
             sources=origin.sources,
             upstream=(upstream,),
@@ -109,9 +117,10 @@ def _embed(images: ImageSource, settings: Settings, out: Path) -> Outcome:
     """Features of all images of an item into `features.zarr`."""
     backbone = load_backbone(settings.embed, resolve_device(settings.run.device))
     attributes = {"weights": backbone.weights_name, "weights_sha256": backbone.weights_sha256}
-    features = arrays.create_group(out / "features.zarr", {"backbone": backbone.name, **attributes})
+    network = {"backbone": backbone.name, "input_mean": list(backbone.mean), "input_std": list(backbone.std)}
+    features = arrays.create_group(out / "features.zarr", network | attributes)
     write_features(features, images, backbone, settings.embed.batch_words)
-    summary = {images.kind: images.units, "backbone": backbone.name, "device": backbone.device.type, **attributes}
+    summary = {images.kind: images.units, **network, "device": backbone.device.type, **attributes}
     return Outcome("ok" if images.units else "empty", summary)
 
 

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,10 +46,11 @@ def run(*arguments: object) -> int:
 
 def test_help__comes_within_half_a_second() -> None:
     seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
+    for _ in range(3):  # of processor time, for other processes may be busy
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-m", "mumo.cli", "--help"], check=True, capture_output=True)
-        seconds.append(time.perf_counter() - began)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(seconds) < 0.5
 
 
@@ -205,6 +206,11 @@ def test_status__writes_a_page_beside_what_it_prints(tmp_path: Path, capsys: pyt
     assert run("status", tmp_path / "store", "--html", tmp_path / "page.html") == 0
     assert "failed: tiles/slide-S1: SlideError: cut short" in capsys.readouterr().out
     assert "<td>slide-S1</td><td>SlideError: cut short</td>" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_fit__a_scheduler_is_for_many_trainings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", tmp_path / "store", tmp_path / "run", "--scheduler", "tcp://127.0.0.1:1") == 2
+    assert "use it with --folds, --seeds" in capsys.readouterr().err
 
 
 def test_version__of_module_and_package_agree() -> None:

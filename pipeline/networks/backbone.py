@@ -1,8 +1,8 @@
 """The network that turns words and lesion crops into feature vectors, and its weights.
 
 A backbone is a classifier of torchvision or timm without its last linear layer. Images enter as uint8, are scaled to
-[0, 1] and normalised with ImageNet's mean and standard deviation; out come the globally averaged features, for MnasNet
-1.0 1280 numbers an image.
+[0, 1] and normalised with the mean and standard deviation that the network was trained with; out come the globally
+averaged features, for MnasNet 1.0 1280 numbers an image.
 
 Weights are torchvision's ImageNet weights, a file, or drawn from a seed. PyTorch is imported only where it is needed,
 so that planning thousands of items stays cheap.
@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 
     from ...config import EmbedSettings
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+Triple = tuple[float, float, float]
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 RANDOM_SCHEME = 1
 """Version of the recipe behind `random:SEED`; enters the identity of such weights."""
 MAX_WEIGHTS_BYTES = 8 << 30
@@ -105,6 +107,10 @@ class Backbone:
     """`imagenet`, `random:SEED`, or the name of a file, without its folder."""
     weights_sha256: str
     """SHA-256 of the tensors that were loaded, see `state_digest`."""
+    mean: Triple = IMAGENET_MEAN
+    """Mean of R, G, B (0–1) that is taken off its input."""
+    std: Triple = IMAGENET_STD
+    """Standard deviation of R, G, B that its input is divided by."""
 
     @property
     def device(self) -> torch.device:
@@ -241,7 +247,40 @@ def _load(settings: EmbedSettings, identity: str, device: str) -> Backbone:
     module.eval().requires_grad_(False)
     fold_batch_norm(module)
     module.to(device=torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]  # stubs lack it
-    return Backbone(settings.backbone, module, width, name, digest)
+    own_mean, own_std = _input_statistics(settings.backbone)
+    return Backbone(
+        settings.backbone, module, width, name, digest, settings.input_mean or own_mean, settings.input_std or own_std
+    )
+
+
+def input_identity(settings: EmbedSettings) -> dict[str, Any]:
+    """What of the input's mean and standard deviation tells features apart, for fingerprints; without timm.
+
+    Empty where they are ImageNet's, as they are for networks of torchvision.
+    """
+    given = {"input_mean": settings.input_mean, "input_std": settings.input_std}
+    values: dict[str, Any] = {name: list(value) for name, value in given.items() if value is not None}
+    if len(values) < len(given) and _has_own_statistics(settings.backbone):
+        values["input"] = "timm"
+    return values
+
+
+def _has_own_statistics(name: str) -> bool:
+    """Whether timm publishes how the network's input is normalised; `-layerscale` is a shape of other people's
+    encoders, whose weights timm does not have: ImageNet's are usual for them."""
+    return name.startswith("timm:") and not name.endswith("-layerscale")
+
+
+def _input_statistics(name: str) -> tuple[Triple, Triple]:
+    """Mean and standard deviation that the network's input is normalised with, unless the settings say otherwise."""
+    if not _has_own_statistics(name):
+        return IMAGENET_MEAN, IMAGENET_STD
+    from timm.models import get_pretrained_cfg
+
+    published = get_pretrained_cfg(name.removeprefix("timm:"))
+    if published is None:
+        return IMAGENET_MEAN, IMAGENET_STD
+    return published.mean, published.std
 
 
 def _construct(name: str, known: Architecture) -> torch.nn.Module:
@@ -384,11 +423,12 @@ def image_tensor(images: npt.NDArray[np.uint8], device: torch.device) -> torch.T
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
-def image_statistics(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """ImageNet's mean and standard deviation (1, 3, 1, 1) on a device."""
+def image_statistics(backbone: Backbone) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation (1, 3, 1, 1) of the network's input, on its device."""
     import torch
 
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    device = backbone.device
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (backbone.mean, backbone.std))
     return mean, std
 
 
@@ -396,7 +436,7 @@ def normalised(images: torch.Tensor, statistics: tuple[torch.Tensor, torch.Tenso
     """Float images (n, 3, h, w) as the network takes them, of uint8 images (n, h, w, 3)."""
     mean, std = statistics
     moved = images.permute(0, 3, 1, 2)  # (n, 3, h, w), in memory still (n, h, w, 3): channels last
-    return (moved.float() / 255 - mean) / std
+    return moved.float().div_(255).sub_(mean).div_(std)  # in place: three passes over memory less
 
 
 def embed_images(backbone: Backbone, images: torch.Tensor, batch: int) -> npt.NDArray[np.float32]:
@@ -410,7 +450,7 @@ def embed_images(backbone: Backbone, images: torch.Tensor, batch: int) -> npt.ND
     device = backbone.device
     if device.type == "cpu":
         batch = max(1, min(batch, _CPU_BATCH_PIXELS // (images.shape[1] * images.shape[2])))
-    statistics, results = image_statistics(device), []
+    statistics, results = image_statistics(backbone), []
     with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=device.type == "cuda"):
         for start in range(0, len(images), batch):
             part = images[start : start + batch].to(device, non_blocking=True)

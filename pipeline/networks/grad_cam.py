@@ -55,7 +55,7 @@ def grad_cam(
         return kept[-1].clone()
 
     hook = backbone.module.get_submodule(known.last_map).register_forward_hook(keep)
-    maps, statistics = [], image_statistics(backbone.device)
+    maps, statistics = [], image_statistics(backbone)
     try:
         for image, slope in zip(images, slopes, strict=True):
             kept.clear()

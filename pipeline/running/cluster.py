@@ -88,11 +88,7 @@ class DaskCluster:
 
     def __enter__(self) -> Self:
         address = scheduler_address(self.scheduler)
-        check_address(address, allowed=self.insecure or self.settings.run.trusted_network)
-        try:
-            self._client = Client(address, timeout=_CONNECT_TIMEOUT_S, security=_security(address, self.settings))
-        except (OSError, TimeoutError) as error:
-            raise MumoError(f"no Dask scheduler answers at {address}: {error}; is it running?") from error
+        self._client = connect(address, self.settings, insecure=self.insecure)
         self._plugin = f"mumo-{uuid.uuid4().hex[:8]}"
         try:
             self._client.register_plugin(Isolation(self._plugin, __version__))
@@ -230,6 +226,20 @@ class _Run:
         if not self._told:
             self._told = True
             _log.warning("the cluster has no %s; waiting up to %g s (run.worker_wait_s) for one", kind, limit)
+
+
+def connect(address: str, settings: Settings, *, insecure: bool = False) -> Client:
+    """A client of the scheduler at an address.
+
+    Raises:
+        ConfigError: see `check_address`; or `tls://` without certificates.
+        MumoError: nobody answers.
+    """
+    check_address(address, allowed=insecure or settings.run.trusted_network)
+    try:
+        return Client(address, timeout=_CONNECT_TIMEOUT_S, security=_security(address, settings))
+    except (OSError, TimeoutError) as error:
+        raise MumoError(f"no Dask scheduler answers at {address}: {error}; is it running?") from error
 
 
 def scheduler_address(scheduler: str) -> str:

@@ -9,13 +9,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from clusters import hand_made_cluster
 from packs import make_packed, write_store
 
 from mumo.config import FitSettings, ModelSettings, Settings, SplitSettings
 from mumo.errors import FitError
 from mumo.fusion import ablate, crossfit, members, metrics
 from mumo.fusion.predict import predict, read_predictions
-from mumo.fusion.splits import centre_folds, draw_folds, fold_split, read_split
+from mumo.fusion.splits import Split, centre_folds, draw_folds, fold_split, read_split, split_for
+from mumo.pipeline.running.training import training_pool
+from mumo.stores.pack import pack
+from mumo.stores.records import Store
 
 
 def settings(**fit: Any) -> Settings:
@@ -159,6 +163,38 @@ def test_train_members__in_processes_are_those_trained_here(run: Path, store: Pa
     crossfit.fit_folds(store, tmp_path / "run", settings(), folds=3, seeds=2, device="cpu", workers=2)
     one, two = (read_predictions(folder / "predictions.parquet") for folder in (run, tmp_path / "run"))
     np.testing.assert_allclose(one["probability"], two["probability"], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_train_members__on_a_cluster_are_those_trained_here(run: Path, store: Path, tmp_path: Path) -> None:
+    names: list[str] = []
+    with (
+        hand_made_cluster(tmp_path / "cluster") as cluster,
+        training_pool(str(cluster.file), settings()) as pool,
+    ):
+        crossfit.fit_folds(
+            store, tmp_path / "run", settings(), folds=3, seeds=2, device="cpu", pool=pool,
+            done=lambda number, of, name: names.append(name),
+        )  # fmt: skip
+    assert len(set(names)) == 6
+    one, two = (read_predictions(folder / "predictions.parquet") for folder in (run, tmp_path / "run"))
+    np.testing.assert_allclose(one["probability"], two["probability"], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_train_members__a_training_that_fails_on_a_cluster_ends_the_rest(store: Path, tmp_path: Path) -> None:
+    broken = settings(tables={"labs": tmp_path / "none.csv"})
+    split = read_split_of(store)
+    with (
+        hand_made_cluster(tmp_path / "cluster") as cluster,
+        training_pool(str(cluster.file), settings()) as pool,
+        pytest.raises(FitError, match=r"none\.csv"),
+    ):
+        members.train_members(store, tmp_path / "run", [members.Member("a", broken, split)], device="cpu", pool=pool)
+
+
+def read_split_of(store: Path) -> Split:
+    return split_for(pack(Store.open(store)), SplitSettings(test=0.3))
 
 
 def test_fit_folds__without_folds_is_refused(store: Path, tmp_path: Path) -> None:

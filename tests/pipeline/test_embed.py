@@ -166,6 +166,8 @@ def test_embed_stage__fingerprint_follows_network_and_weights_only(store: Store)
     assert planned(batch_words=1) == planned()
     assert planned(weights="random:1") != planned()
     assert planned(backbone="resnet18") != planned()
+    assert planned(input_mean=(0.5, 0.5, 0.5)) != planned()
+    assert planned(input_std=(0.5, 0.5, 0.5)) != planned()
 
 
 def test_embed_stage__refuses_weights_that_changed_since_the_plan(store: Store, out: Path, tmp_path: Path) -> None:

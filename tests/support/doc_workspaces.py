@@ -50,7 +50,7 @@ def add_expression(folder: Path) -> None:
 
 
 def make_own_cohort(folder: Path, demo: Path, toml: str) -> None:
-    """A folder as the page on own cohorts describes it: its cohort file, and the demo's data in its columns and words."""
+    """A folder as the page on own cohorts describes it: its cohort file, the demo's data in its columns and words."""
     for name in ("slides", "annotations", "ct", "masks"):
         shutil.copytree(demo / "cohort" / name, folder / name, copy_function=os.link)
     (folder / "cohort.toml").write_text(toml.replace("patients.xlsx", "patients.csv"))

@@ -76,18 +76,45 @@ def test_load_backbone__gives_features_of_the_published_width(name: str, width: 
     assert (features.std(axis=0) > 0).mean() > 0.95, "features are the same for every image"
 
 
-def test_load_backbone__takes_a_vision_transformer_of_timm_with_weights_from_a_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("given", "mean", "std"),
+    [
+        ({}, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # as timm publishes for this network
+        (
+            {"input_mean": (0.485, 0.456, 0.406), "input_std": (0.229, 0.224, 0.225)},
+            (0.485, 0.456, 0.406),
+            (0.229, 0.224, 0.225),
+        ),
+    ],
+)
+def test_load_backbone__takes_a_vision_transformer_of_timm_with_weights_from_a_file(
+    tmp_path: Path, given: dict[str, tuple[float, ...]], mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
     timm = pytest.importorskip("timm")
     model = timm.create_model("vit_small_patch16_224", pretrained=False, num_classes=0, dynamic_img_size=True).eval()
     safetensors.torch.save_file(model.state_dict(), tmp_path / "vit.safetensors")
-    settings = EmbedSettings(backbone="timm:vit_small_patch16_224", weights=str(tmp_path / "vit.safetensors"))
+    settings = EmbedSettings(backbone="timm:vit_small_patch16_224", weights=str(tmp_path / "vit.safetensors"), **given)
     backbone = load_backbone(settings)
     images = torch.from_numpy(noise_images(2, 256))
-    normalise = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    normalise = torchvision.transforms.Normalize(mean, std)
     with torch.no_grad():
         expected = model(normalise(images.permute(0, 3, 1, 2) / 255)).numpy()
     assert backbone.width == 384
     np.testing.assert_allclose(embed_images(backbone, images, 64), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_load_backbone__input_of_other_networks_is_normalised_with_imagenets_statistics() -> None:
+    pytest.importorskip("timm")
+    for name in ("mnasnet0_5", "timm:vit_large_patch16_224-layerscale"):
+        assert backbones._input_statistics(name) == (backbones.IMAGENET_MEAN, backbones.IMAGENET_STD)
+
+
+def test_normalised__leaves_its_images_alone() -> None:
+    images = torch.from_numpy(noise_images(2, 32))
+    before = images.clone()
+    backbone = load_backbone(EmbedSettings(weights="random:0"))
+    backbones.normalised(images, backbones.image_statistics(backbone))
+    assert torch.equal(images, before)
 
 
 def test_load_backbone__random_weights_of_timm_depend_on_the_seed_alone() -> None:
