@@ -7,7 +7,6 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,23 +53,31 @@ class Found:
         self.hits.setdefault(name, []).append(target in top)
 
 
-def make(folder: Path, patients: int = PATIENTS, workers: int = 2) -> tuple[Settings, dict[str, Any]]:
-    """Cohort, store and run in `folder`; returns the settings and the run's metrics."""
+def make(folder: Path, patients: int = PATIENTS, workers: int = 2) -> Settings:
+    """Cohort and store in `folder`; returns the settings."""
     made = write_cohort(folder / "cohort", patients=patients, seed=SEED, hot_spots=True)
     settings = load_settings(made.settings_file)
     cohort = load_cohort(made.cohort_file, None, settings.clinical)
     with make_executor(workers, None, settings) as executor, progress_bars() as bars:
         extract(cohort, Store.create(folder / "store"), settings, Choice(STAGES), executor, bars)
-    return settings, fit(folder / "store", folder / "run", settings, device="cpu")
+    return settings
 
 
-def judge_slides(folder: Path, settings: Settings) -> Found:
+def fit_alone(folder: Path, settings: Settings, modality: str) -> float:
+    """Train `folder`/`modality`, which reads that modality alone; returns the AUC of held-out patients."""
+    alone = settings.model_copy(update={"model": settings.model.model_copy(update={"modalities": (modality,)})})
+    metrics = fit(folder / "store", folder / modality, alone, device="cpu", force=True)
+    value: float = metrics["parts"]["test"]["auc"]["value"]
+    return value
+
+
+def judge_slides(folder: Path) -> Found:
     """Whether maps of held-out patients who look like responders hold the hot spot."""
-    store, explainer = Store.open(folder / "store"), Explainer(folder / "run", folder / "store", device="cpu")
+    store, explainer = Store.open(folder / "store"), Explainer(folder / "pathology", folder / "store", device="cpu")
     spots = pd.read_csv(folder / "cohort" / "hot_spots.csv").set_index("patient")
     found = Found()
     (member,) = explainer.members
-    others = [randomised(member.run.layout, settings.model, seed) for seed in range(5)]
+    others = [randomised(member.run.layout, member.run.settings, seed) for seed in range(5)]
     for patient in spots.index:
         if explainer.part(patient) != "test":
             continue
@@ -91,12 +98,8 @@ def judge_slides(folder: Path, settings: Settings) -> Found:
 
 
 def judge_lesions(folder: Path, settings: Settings, patients: int = PATIENTS) -> Found:
-    """Whether Grad-CAM's centre of mass lies in the lesion, for a model that reads CT alone."""
-    run = folder / "run-ct"
-    alone = settings.model.model_copy(update={"modalities": ("radiology",)})
-    metrics = fit(folder / "store", run, settings.model_copy(update={"model": alone}), device="cpu", force=True)
-    print(f"  CT alone: AUC of held-out patients {metrics['parts']['test']['auc']['value']:.3f}")
-    store, explainer = Store.open(folder / "store"), Explainer(run, folder / "store", device="cpu")
+    """Whether Grad-CAM's centre of mass lies in the lesion."""
+    store, explainer = Store.open(folder / "store"), Explainer(folder / "radiology", folder / "store", device="cpu")
     plan = plan_cohort(patients, SEED, signal=True, hot_spots=True)
     looks = {person.patient: person.appearance for person in plan.patients}
     backbone, average = backbone_of_run(explainer, store, settings, "cpu"), explainer.average_lesion()
@@ -122,21 +125,21 @@ def judge_lesions(folder: Path, settings: Settings, patients: int = PATIENTS) ->
 
 
 def main() -> None:
-    """Print the figures; a folder as second argument keeps cohort, store and run, or takes them from there."""
+    """Print the figures; a folder as second argument keeps cohort, store and runs, or takes the store from there."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(temporary)
         began = time.perf_counter()
-        if (folder / "run" / "metrics.json").exists():
-            settings = load_settings(folder / "cohort" / "demo.toml")
-        else:
-            settings, _ = make(folder)
-        found = judge_slides(folder, settings)
-        print(f"explain: {len(found.bags)} held-out patients with the signal, {np.mean(found.bags):.0f} bags each")
+        made = (folder / "store").exists()
+        settings = load_settings(folder / "cohort" / "demo.toml") if made else make(folder)
+        print(f"explain: slides alone, AUC of held-out patients {fit_alone(folder, settings, 'pathology'):.3f}")
+        found = judge_slides(folder)
+        print(f"  {len(found.bags)} held-out patients with the signal, {np.mean(found.bags):.0f} bags each")
         for name, hits in found.hits.items():
             chance = np.mean(found.chance)
             print(f"  hot spot in the top 10 % of bags by {name}: {np.mean(hits):.2f} (chance {chance:.2f})")
-        for line in sentences(checks_as_json(Explainer(folder / "run", folder / "store", device="cpu").check())):
+        for line in sentences(checks_as_json(Explainer(folder / "pathology", folder / "store", device="cpu").check())):
             print(f"  {line}")
+        print(f"explain: CT alone, AUC of held-out patients {fit_alone(folder, settings, 'radiology'):.3f}")
         lesions = judge_lesions(folder, settings)
         print(f"  Grad-CAM's centre of mass in the lesion, which takes {np.mean(lesions.areas):.2f} of the crop:")
         for name, hits in lesions.in_lesion.items():

@@ -24,9 +24,8 @@ source_suffix = {".md": "markdown"}
 exclude_patterns = ["recorded"]
 nitpicky = True
 
-myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 4
-myst_dmath_allow_digits = False
 
 html_theme = "furo"
 html_title = f"mumo {version}"
@@ -56,9 +55,4 @@ def _fill(_app: Any, docname: str, source: list[str]) -> None:
     def link(found: re.Match[str]) -> str:
         return f"[]({up}{found[1]})" if (HERE / found[1]).exists() else found[0]
 
-    def present(found: re.Match[str]) -> str:
-        return found[0] if any(HERE.glob(f"{found[1]}.md")) else ""
-
-    text = re.sub(r"`docs/([\w/-]+\.md)`", link, generated.fill(source[0]))
-    # a pattern in a table of contents that matches nothing would be a warning
-    source[0] = re.sub(r"^([a-z]+\*)\n", present, text, flags=re.MULTILINE)
+    source[0] = re.sub(r"`docs/([\w/-]+\.md)`", link, generated.fill(source[0]))

@@ -86,7 +86,7 @@ def commands() -> str:
 
 def _command(name: str, command: Any) -> str:
     context = typer.Context(command, info_name=f"mumo {name}")
-    usage = command.get_usage(context).removeprefix("Usage: ")
+    usage = re.sub(r"[{}]", "", command.get_usage(context).removeprefix("Usage: "))
     arguments, options = [], []
     for parameter in command.params:
         shown, meaning = parameter.get_help_record(context)
@@ -94,7 +94,7 @@ def _command(name: str, command: Any) -> str:
         if parameter.param_type_name == "argument":
             arguments.append((f"`{shown.split()[0]}`", _cell(meaning)))
         else:
-            options.append((f"`{shown}`", _cell(_with_default(meaning, parameter.default))))
+            options.append((_option(shown), _cell(meaning)))
     return "\n".join(
         [
             f"(command-{name})=",
@@ -112,11 +112,15 @@ def _command(name: str, command: Any) -> str:
     )
 
 
-def _with_default(meaning: str, default: Any) -> str:
-    """The help of an option with its default, where there is one that says something."""
-    if default in (None, False, "") or "efault" in meaning or callable(default):
-        return meaning
-    return f"{meaning} Default: `{default}`."
+_KINDS = (("<int range>", "N"), ("<int>", "N"), ("<float range>", "X"), ("<float>", "X"), ("<str>", "NAME"))
+"""How values of options are written here."""
+
+
+def _option(shown: str) -> str:
+    """An option with its value, as in `--seeds N`."""
+    for kind_of_value, word in _KINDS:
+        shown = shown.replace(kind_of_value, word)
+    return f"`{shown}`".replace("|", "\\|")
 
 
 def exit_codes() -> str:
@@ -233,14 +237,14 @@ def _column_table(place: str, name: str, columns: Iterable[tuple[str, pa.DataTyp
     rows = [
         (
             f"`{column}`",
-            f"`{_arrow(type_)}`" + (", may be null" if nullable else ""),
-            _cell(unit),
             _cell(meaning),
+            _cell(unit),
+            f"`{_arrow(type_)}`" + (", may be null" if nullable else ""),
         )
         for column, type_, unit, meaning, nullable in columns
     ]
     shown = f"`{place}`" if "`" not in place else place
-    return [f"### table `{name}` in {shown}", "", *_table(("column", "type", "unit", "meaning"), rows), ""]
+    return [f"### table `{name}` in {shown}", "", *_table(("column", "meaning", "unit", "type"), rows), ""]
 
 
 def _arrow(type_: pa.DataType) -> str:

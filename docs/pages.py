@@ -68,10 +68,11 @@ def blocks(page: Path) -> list[Block]:
 
 
 def shape(output: str) -> list[str]:
-    """What stays the same of an output whatever the numbers: lines with digits masked and blanks made one.
+    """What stays the same of an output whatever the cohort: lines with numbers masked and blanks made one.
 
-    Lines that differ in their numbers alone count once, because how many there are depends on the cohort.
+    Rows of patients are masked whole. Lines that are the same then count once, for their number depends on the cohort.
     """
-    lines = [re.sub(r"\d[\d.,e+-]*", "#", line) for line in output.splitlines()]
+    lines = [re.sub(r"^\s*P\d+ .*", "P#", line) for line in output.splitlines()]
+    lines = [re.sub(r"-?\d[\d.,e+-]*", "#", line) for line in lines]
     lines = [" ".join(line.split()) for line in lines]
     return list(dict.fromkeys(line for line in lines if line))

@@ -112,8 +112,9 @@ def draw_curves(figure: Figure, curves: Sequence[Curve]) -> None:
         axes.set(xlabel=f"{level} left out", ylim=(0, None))
     panels[0].set_ylabel("|change of the risk|, log hazard")
     # above the axes, where no curve can run through it
-    panels[0].legend(loc="lower left", bbox_to_anchor=(-0.03, 1.0), ncols=3, columnspacing=1.2)
-    figure.tight_layout(pad=0.5)
+    legend = panels[0].legend(loc="lower left", bbox_to_anchor=(-0.03, 1.0), ncols=3, columnspacing=1.2)
+    legend.set_in_layout(False)  # it reaches over the second panel and must not push it away
+    figure.tight_layout(pad=0.5, rect=(0, 0, 1, 0.92))
 
 
 def sentences(checks: Mapping[str, Any]) -> list[str]:

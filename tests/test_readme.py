@@ -48,7 +48,7 @@ def test_readme__make_targets_exist() -> None:
 
 
 def test_readme__every_command_is_known_to_this_test() -> None:
-    assert {command[0] for command in commands()} <= {"make", "mumo", "python3", "env/bin/pip"}
+    assert {command[0] for command in commands()} <= {"make", "mumo", "python3", "env/bin/pip", "source"}
 
 
 @pytest.mark.slow

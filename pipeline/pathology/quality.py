@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .layout import Bag, Regions
 from .slides import RgbImage
-from .tissue import Thumbnail
+from .tissue import Thumbnail, TissueMask
 
 CLASS_COLOURS = ((110, 110, 110), (0, 114, 178), (230, 120, 0), (200, 0, 60))
 """Outline of region classes 0–3; they stay apart for the colour-blind."""
@@ -68,7 +68,7 @@ def write_quality(
     warnings: Sequence[str],
 ) -> None:
     """Write the picture as PNG: `heading` on top, the slide with regions and bags, samples, `warnings` below."""
-    chart = _draw_map(thumbnail, regions, bags, side_level0)
+    chart, classes = _draw_map(thumbnail, regions, bags, side_level0)
     heading = [line.translate(_PLAIN) for line in heading]
     lines = [line for text in warnings[:_SHOWN_WARNINGS] for line in _wrapped(f"! {text}")]
     if len(warnings) > _SHOWN_WARNINGS:
@@ -86,22 +86,26 @@ def write_quality(
         draw.text((_MARGIN, _MARGIN + number * _LINE), line, fill=_INK, font=_font(16 if number == 0 else 13))
     page.paste(chart, (_MARGIN, top))
     _draw_samples(page, draw, samples, right, top)
-    _draw_legend(draw, top + height + 6)
+    _draw_legend(draw, top + height + 6, classes, isinstance(regions, TissueMask))
     for number, line in enumerate(lines):
         draw.text((_MARGIN, top + height + (number + 2) * _LINE - 8), line, fill=(160, 0, 0), font=_font(13))
     page.save(path, format="PNG", optimize=False, compress_level=3)
 
 
-def _draw_map(thumbnail: Thumbnail, regions: Regions, bags: Sequence[Bag], side_level0: float) -> Image.Image:
-    """The slide with the outlines of regions, each in the colour of its class, and the squares of the bags."""
+def _draw_map(
+    thumbnail: Thumbnail, regions: Regions, bags: Sequence[Bag], side_level0: float
+) -> tuple[Image.Image, list[int]]:
+    """The slide with the outlines of regions, each in the colour of its class, and the squares of the bags; and the
+    classes that occur."""
     height, width = thumbnail.pixels.shape[:2]
     factor = _MAP_PX / max(height, width)
     shape = max(1, round(height * factor)), max(1, round(width * factor))
-    kind = Image.Resampling.BOX if factor < 1 else Image.Resampling.NEAREST
+    kind = Image.Resampling.BOX if factor < 1 else Image.Resampling.BICUBIC
     pixels = np.array(Image.fromarray(thumbnail.pixels).resize((shape[1], shape[0]), kind))
     step = thumbnail.step_level0 / factor
     classes = regions.class_map(0, 0, step, shape)
-    for number in np.unique(classes[classes > 0]):
+    present = [int(number) for number in np.unique(classes[classes > 0])]
+    for number in present:
         pixels[_outline(classes == number)] = CLASS_COLOURS[number]
     chart = Image.fromarray(pixels)
     draw = ImageDraw.Draw(chart)
@@ -112,7 +116,7 @@ def _draw_map(thumbnail: Thumbnail, regions: Regions, bags: Sequence[Bag], side_
         if side >= _LABEL_MIN_PX:
             draw.text((x + 3, y + 1), str(number), fill=_BAG_COLOUR, font=_font(12))
     draw.rectangle((0, 0, chart.width - 1, chart.height - 1), outline=(200, 200, 200))
-    return chart
+    return chart, present
 
 
 def _outline(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -133,11 +137,12 @@ def _draw_samples(page: Image.Image, draw: ImageDraw.ImageDraw, samples: Sequenc
         draw.text((left, y + _SAMPLE_PX + 1), f"bag {sample.bag}", fill=_INK, font=_font(12))
 
 
-def _draw_legend(draw: ImageDraw.ImageDraw, y: int) -> None:
+def _draw_legend(draw: ImageDraw.ImageDraw, y: int, classes: Sequence[int], only_tissue: bool) -> None:
+    """What outlines mean, of the classes that occur; without annotation there is tissue and nothing else."""
     x = _MARGIN
-    for number, colour in enumerate(CLASS_COLOURS[1:], start=1):
-        draw.line((x, y + 9, x + 18, y + 9), fill=colour, width=3)
-        draw.text((x + 24, y), f"class {number}", fill=_INK, font=_font(13))
+    for number in classes:
+        draw.line((x, y + 9, x + 18, y + 9), fill=CLASS_COLOURS[number], width=3)
+        draw.text((x + 24, y), "tissue" if only_tissue else f"class {number}", fill=_INK, font=_font(13))
         x += 90
     draw.rectangle((x, y + 3, x + 13, y + 16), outline=_BAG_COLOUR)
     draw.text((x + 20, y), "bag", fill=_INK, font=_font(13))

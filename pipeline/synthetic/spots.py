@@ -55,7 +55,7 @@ def lesion_in_crop(
     box = IndexBox((int(low[2]), int(low[1]), int(low[0])), (int(high[2]), int(high[1]), int(high[0])))
     plane = 255 * (volume.labels[row["slice_z"]] == number).astype(np.float32)
     spacing_yx = (volume.spacing_mm[1], volume.spacing_mm[0])
-    frame = crop_frame(box, spacing_yx, plane.shape, settings)  # type: ignore[arg-type]  # two sides
+    frame = crop_frame(box, spacing_yx, plane.shape, settings)
     inside: npt.NDArray[np.bool_] = crop_planes(plane[None], frame, View(), spacing_yx, settings.crop_px)[0] > 127
     return inside
 

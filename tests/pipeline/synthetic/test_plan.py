@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from mumo.errors import ConfigError
 from mumo.pipeline.synthetic.outcomes import CUTOFF_DAYS
-from mumo.pipeline.synthetic.plan import MIN_PATIENTS, SEPARATION, CohortPlan, plan_cohort, stream
+from mumo.pipeline.synthetic.plan import MIN_PATIENTS, REST_SCORE, SEPARATION, CohortPlan, plan_cohort, stream
 
 
 def responses(plan: CohortPlan) -> list[int]:
@@ -120,3 +120,15 @@ def test_stream__is_independent_of_other_names_and_places() -> None:
     draws = [stream(0, name, place).random() for name in ("a", "b") for place in (0, 1)]
     assert len(set(draws)) == 4
     assert stream(0, "a", 1).random() == draws[1]
+
+
+def test_plan_cohort__hot_spots_are_in_the_slides_of_those_who_look_like_responders() -> None:
+    plan = plan_cohort(40, 1, signal=True, hot_spots=True)
+    looks = {person.patient: person.appearance for person in plan.patients}
+    assert len(plan.slides) == len(plan.ct) == 40
+    assert {slide.score for slide in plan.slides} == {REST_SCORE}  # the rest of the slides tells nothing
+    for slide in plan.slides:
+        assert (slide.spot_score is not None) == bool(looks[slide.patient])
+    for study in plan.ct:
+        (lesion,) = study.lesions
+        assert (lesion.score > 0) == (lesion.shift_hu > 0) == bool(looks[study.patient])

@@ -1,0 +1,126 @@
+"""The page of one slide: what it holds, how large it gets, and that it runs in Chromium without complaint."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mumo.errors import StoreError
+from mumo.explain.mosaic import SlideBags, put_together, word_corners, word_side
+from mumo.explain.pictures import write_heat_map, write_thumbnail
+from mumo.explain.viewer import BAG_SIDES, BAGS_BYTES, BYTES_A_PIXEL, Tiles, bag_side, write_viewer
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+SIDE = 512
+COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200))
+
+
+def slide(pixels: bool = True) -> SlideBags:
+    """Three bags of one colour each, the third one below the first; level 0 is twice as fine as the bags."""
+    rows = [
+        {"x_level0": 1000 + x * 2 * SIDE, "y_level0": 300 + y * 2 * SIDE, "size_level0": 2.0 * SIDE}
+        for x, y in ((0, 0), (1, 0), (0, 1))
+    ]
+    stored: Any = None
+    if pixels:
+        stored = np.stack([np.full((SIDE, SIDE, 3), colour, dtype=np.uint8) for colour in COLOURS])
+    return SlideBags("slide-S1", tuple(rows), stored)
+
+
+def written(path: Path, pixels: bool = True) -> dict[str, Any]:
+    bags = slide(pixels)
+    weight = np.arange(1.0, 49).reshape(3, 16)
+    weight /= weight.sum()
+    effect = np.linspace(-0.2, 0.3, 48).reshape(3, 16)
+    tiles = Tiles(bags, [2])
+    mosaic = put_together(bags, each=tiles.add)
+    write_viewer(
+        path, bags, mosaic, tiles, patient="P1", title="slide-S1", weight=weight, effect=effect,
+        bag_effect=effect.sum(axis=1), ranked={1: 2}, totals=(3, 48),
+    )  # fmt: skip
+    found = re.search(r'id="data">(.*?)</script>', path.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    return dict(json.loads(found[1]))
+
+
+def test_mosaic__has_every_bag_in_its_place() -> None:
+    mosaic = put_together(slide())
+    for colour, (x, y) in zip(COLOURS, ((0.5, 0.5), (1.5, 0.5), (0.5, 1.5)), strict=True):
+        at = (round(y * 2 * SIDE * mosaic.scale), round(x * 2 * SIDE * mosaic.scale))
+        assert tuple(mosaic.image[at]) == colour
+    empty = mosaic.image[round(1.5 * 2 * SIDE * mosaic.scale), round(1.5 * 2 * SIDE * mosaic.scale)]
+    assert len(set(empty.tolist())) == 1 and empty[0] > 240
+
+
+def test_word_corners__run_row_by_row_within_the_bag() -> None:
+    corners = word_corners(slide(), 16)
+    assert corners.shape == (3, 16, 2)
+    assert corners[1, 0].tolist() == [1024, 0]
+    assert corners[0, 5].tolist() == [256, 256]
+    with pytest.raises(StoreError, match="bags of 10 words"):
+        word_side(10)
+
+
+def test_write_viewer__holds_numbers_and_pixels_of_every_bag(tmp_path: Path) -> None:
+    data = written(tmp_path / "slide.html")
+    assert (data["width"], data["height"], data["side"], data["words"]) == (2048, 2048, 1024, 4)
+    assert [bag["rank"] for bag in data["bags"]] == [0, 0, 1]
+    assert sum(bag["weight"] for bag in data["bags"]) == pytest.approx(3, rel=1e-3)  # even shares are 1
+    assert data["bags"][2]["words"]["effect"][-1] == pytest.approx(0.3)
+    (level,) = data["levels"]  # the store has nothing finer
+    for number, colour in enumerate(COLOURS):
+        image = Image.open(io.BytesIO(base64.b64decode(level["tiles"][str(number)].partition(",")[2])))
+        assert image.size == (SIDE, SIDE)
+        assert np.abs(np.asarray(image)[100, 100].astype(int) - colour).max() < 6
+
+
+def test_write_viewer__without_pixels_draws_bags_alone(tmp_path: Path) -> None:
+    data = written(tmp_path / "slide.html", pixels=False)
+    assert data["overview"] is None and data["levels"] == [] and len(data["bags"]) == 3
+
+
+@pytest.mark.parametrize("count", [1, 30, 100, 400, 1500])
+def test_bag_side__keeps_the_file_small(count: int) -> None:
+    side = bag_side(count, 2048)
+    assert side in BAG_SIDES
+    assert count * side**2 * BYTES_A_PIXEL * 4 / 3 <= BAGS_BYTES or side == BAG_SIDES[-1]
+    assert bag_side(count, 64) == 64
+
+
+def test_heat_map__is_drawn_with_and_without_pixels(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(3, 16))
+    for pixels in (True, False):
+        bags = slide(pixels)
+        mosaic = put_together(bags)
+        write_heat_map(tmp_path / "map.png", bags, mosaic, np.abs(values) / 48, values, {1: 2}, 48)
+        assert Image.open(tmp_path / "map.png").width > 1000
+        write_thumbnail(tmp_path / "small.jpg", bags, mosaic, values)
+        assert max(Image.open(tmp_path / "small.jpg").size) == 220
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_viewer__runs_in_chromium_without_complaint(tmp_path: Path) -> None:
+    page = tmp_path / "slide.html"
+    written(page)
+    arguments = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr",
+        f"--user-data-dir={tmp_path / 'profile'}", "--window-size=900,700", "--dump-dom", page.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in done.stderr
+    legend = re.search(r'<span id="legend"><b>(.*?)</b>.*?<b>(.*?)</b>', done.stdout)
+    assert legend is not None and legend.groups() == ("−0.30", "0.30")  # the script has run
