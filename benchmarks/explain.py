@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -125,12 +124,10 @@ def judge_lesions(folder: Path, settings: Settings, patients: int = PATIENTS) ->
 
 
 def main() -> None:
-    """Print the figures; a folder as second argument keeps cohort, store and runs, or takes the store from there."""
+    """Print the figures."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(temporary)
-        began = time.perf_counter()
-        made = (folder / "store").exists()
-        settings = load_settings(folder / "cohort" / "demo.toml") if made else make(folder)
+        folder, began = Path(temporary), time.perf_counter()
+        settings = make(folder)
         print(f"explain: slides alone, AUC of held-out patients {fit_alone(folder, settings, 'pathology'):.3f}")
         found = judge_slides(folder)
         print(f"  {len(found.bags)} held-out patients with the signal, {np.mean(found.bags):.0f} bags each")

@@ -11,6 +11,11 @@ import numpy as np
 import pandas as pd
 
 QUICK = """
+[model]
+width = 16
+heads = 2
+feed_forward = 16
+
 [fit]
 epochs = 1
 average_best = 1
@@ -29,7 +34,7 @@ def make_workspace(folder: Path, demo: Path, script: str) -> None:
     shutil.copytree(folder / "demo" / "cohort", folder, dirs_exist_ok=True, copy_function=os.link)
     for name in ("store", "other-store"):
         shutil.copytree(demo / "store", folder / name, copy_function=_link_items)
-    if not re.search(r"^mumo fit \S+ run\b", script, flags=re.MULTILINE):
+    if not re.search(r"^mumo fit \S+ run(?:\s|$)", script, flags=re.MULTILINE):
         shutil.copytree(demo / "run", folder / "run")
     for settings in (folder / "demo" / "cohort" / "demo.toml", folder / "quick.toml"):
         text = (demo / "cohort" / "demo.toml").read_text()
