@@ -75,7 +75,7 @@ def problem_lines(problems: Sequence[Problem]) -> list[tuple[str, str]]:
     kinds: dict[tuple[str, ...], list[Problem]] = {}
     for p in problems:
         kinds.setdefault((p.severity, p.table, p.column, p.expected, p.remedy), []).append(p)
-    lines = []
+    lines: list[tuple[str, str]] = []
     for alike in kinds.values():
         first = alike[0]
         if len(alike) > 1:

@@ -68,11 +68,11 @@ def blocks(page: Path) -> list[Block]:
 
 
 def shape(output: str) -> list[str]:
-    """What stays the same of an output whatever the cohort: lines with numbers masked and blanks made one.
+    """What stays the same of an output whatever the cohort: its lines with numbers masked and blanks made one, sorted.
 
-    Rows of patients are masked whole. Lines that are the same then count once, for their number depends on the cohort.
+    Rows of patients are masked whole. Lines that are the same then count once: their number depends on the cohort, and
+    so does the order of a run's parts.
     """
     lines = [re.sub(r"^\s*P\d+ .*", "P#", line) for line in output.splitlines()]
     lines = [re.sub(r"-?\d[\d.,e+-]*", "#", line) for line in lines]
-    lines = [" ".join(line.split()) for line in lines]
-    return list(dict.fromkeys(line for line in lines if line))
+    return sorted({" ".join(line.split()) for line in lines} - {""})

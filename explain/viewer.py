@@ -98,19 +98,7 @@ def write_viewer(
     """
     bag_weight = weight.sum(axis=1) * totals[0]
     word_weight = weight * totals[1]
-    rank = {bag: number for number, bag in ranked.items()}
-    rows = [
-        {
-            "n": bag,
-            "x": float(x),
-            "y": float(y),
-            "rank": rank.get(bag, 0),
-            "weight": _short(bag_weight[bag]),
-            "effect": _short(bag_effect[bag]),
-            "words": {"weight": _shorts(word_weight[bag]), "effect": _shorts(effect[bag])},
-        }
-        for bag, (x, y) in enumerate(bags.corners)
-    ]
+    rows = _rows(bags, ranked, {"weight": bag_weight, "effect": bag_effect}, {"weight": word_weight, "effect": effect})
     width, height = bags.extent
     data = {
         "width": width,
@@ -141,6 +129,24 @@ def write_viewer(
         data=json.dumps(data, separators=(",", ":")).replace("</", "<\\/"),
     )
     path.write_text(page, encoding="utf-8")
+
+
+def _rows(
+    bags: SlideBags, ranked: Mapping[int, int], of_bags: Mapping[str, Floats], of_words: Mapping[str, Floats]
+) -> list[dict[str, Any]]:
+    """What the page knows of each bag: its place, and measure → number of the bag and of its words."""
+    rank = {bag: number for number, bag in ranked.items()}
+    return [
+        {
+            "n": bag,
+            "x": float(x),
+            "y": float(y),
+            "rank": rank.get(bag, 0),
+            **{measure: _short(values[bag]) for measure, values in of_bags.items()},
+            "words": {measure: _shorts(values[bag]) for measure, values in of_words.items()},
+        }
+        for bag, (x, y) in enumerate(bags.corners)
+    ]
 
 
 def script_hash(script: str) -> str:

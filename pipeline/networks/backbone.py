@@ -280,7 +280,8 @@ def _input_statistics(name: str) -> tuple[Triple, Triple]:
     published = get_pretrained_cfg(name.removeprefix("timm:"))
     if published is None:
         return IMAGENET_MEAN, IMAGENET_STD
-    return published.mean, published.std
+    (red, green, blue), (red_std, green_std, blue_std) = published.mean, published.std
+    return (red, green, blue), (red_std, green_std, blue_std)
 
 
 def _construct(name: str, known: Architecture) -> torch.nn.Module:
