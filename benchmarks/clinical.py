@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mumo.commands.terminal import progress_bars
 from mumo.config import Settings
 from mumo.fusion import baselines, comparison, metrics
 from mumo.fusion.crossfit import fit_folds
@@ -27,7 +28,6 @@ from mumo.pipeline.extract import Choice, extract
 from mumo.pipeline.running.execute import make_executor
 from mumo.pipeline.stages import stage_names
 from mumo.stores.records import Store
-from mumo.terminal import progress_bars
 
 COHORT = Path(__file__).parents[1] / "examples" / "mumo-2024" / "cohort.toml"
 FOLDS = SEEDS = DRAWS = 5

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mumo.commands.explain.lesions import backbone_of_run, lesion_maps
+from mumo.commands.terminal import progress_bars
 from mumo.config import Settings, load_settings
-from mumo.explain.lesions import backbone_of_run, lesion_maps
 from mumo.fusion.attribution import Probe, unit_parts
 from mumo.fusion.deletion import randomised
 from mumo.fusion.explain import Explainer
@@ -26,7 +27,6 @@ from mumo.pipeline.synthetic.spots import centre_of_mass, lesion_in_crop, shares
 from mumo.stores.records import Store
 from mumo.stores.specs import BAGS, LESIONS
 from mumo.stores.tables import read_rows
-from mumo.terminal import progress_bars
 
 PATIENTS, SEED = 80, 0
 TOP_SHARE = 0.1

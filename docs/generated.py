@@ -16,6 +16,7 @@ import typer
 from pydantic import BaseModel
 
 from mumo import cli
+from mumo.commands import options
 from mumo.config import ClinicalSettings, Settings
 from mumo.pipeline.cohorts import cohort_file, fields
 from mumo.stores import specs
@@ -126,9 +127,9 @@ def _option(shown: str) -> str:
 def exit_codes() -> str:
     """The exit codes of every command."""
     rows = [
-        (cli.DONE, "everything that was asked for is done"),
-        (cli.WRONG, "the call, the configuration, the cohort, the store or the run is wrong; nothing was started"),
-        (cli.SOME_FAILED, "finished, but some items failed; each is listed with its reason"),
+        (options.DONE, "everything that was asked for is done"),
+        (options.WRONG, "the call, the configuration, the cohort, the store or the run is wrong; nothing was started"),
+        (options.SOME_FAILED, "finished, but some items failed; each is listed with its reason"),
         (130, "stopped with Ctrl-C; what was finished is kept, and the same command goes on from there"),
     ]
     return "\n".join(_table(("code", "meaning"), [(f"`{code}`", meaning) for code, meaning in rows]))

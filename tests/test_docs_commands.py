@@ -21,7 +21,7 @@ MARK = "@@ next block @@"
 STOP = 'pids=$(jobs -p); [ -z "$pids" ] || kill $pids 2>/dev/null || true; wait 2>/dev/null || true; rm -f cluster.json'
 """After each block: programs that it left running in the background are ended."""
 
-REASONS = ("installs packages", "needs a CUDA device", "needs SLURM", "needs a GPU")
+REASONS = ("installs packages", "needs a CUDA device", "needs SLURM", "needs a GPU", "needs the scheduler of")
 RUN = {page.relative_to(pages.DOCS).as_posix(): blocks for page in pages.pages() if (blocks := pages.blocks(page))}
 
 
@@ -68,6 +68,15 @@ def test_pages__comments_stand_right_before_a_block() -> None:
     for page in pages.pages():
         marked = [block for block in pages.blocks(page) if block.not_run or block.needs]
         assert len(re.findall(r"^<!-- (?:not run|needs): ", page.read_text(), flags=re.MULTILINE)) == len(marked), page
+
+
+def test_shape__sees_words_and_not_numbers() -> None:
+    assert pages.shape("tiles: 8 items\n  P0001 both -0.3\nAUC 0.7 (0.5–0.9)\ntiles: 12 items\n") == [
+        "AUC # (#–#)",
+        "P#",
+        "tiles: # items",
+    ]
+    assert pages.shape("tiles: 8 items") != pages.shape("tiles: 8 items, 1 left")
 
 
 @pytest.mark.slow

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from packs import make_packed, write_store
 
+from mumo.commands.listings import print_metrics
 from mumo.config import FitSettings, ModelSettings, Settings, SplitSettings
 from mumo.errors import FitError
 from mumo.fusion import baselines, metrics, report, seeds
 from mumo.fusion.predict import predict, read_predictions
 from mumo.fusion.splits import read_split
-from mumo.listings import print_metrics
 
 
 def settings(test: float = 0.3) -> Settings:

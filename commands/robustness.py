@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .config import Settings
-from .errors import ConfigError
-from .fusion.robustness import AS_DRAWN, assess
-from .pipeline.annotators import STAGES, seed_store, vary_cohort
-from .pipeline.cohorts.cohort import Cohort
-from .pipeline.cohorts.variation import Variation
-from .pipeline.extract import Choice, StageReport, extract, plan_extract
-from .pipeline.running.execute import Executor
-from .stores import specs
-from .stores.places import Place
-from .stores.records import Store
+from ..config import Settings
+from ..errors import ConfigError
+from ..fusion.robustness import AS_DRAWN, assess
+from ..pipeline.annotators import STAGES, seed_store, vary_cohort
+from ..pipeline.cohorts.cohort import Cohort
+from ..pipeline.cohorts.variation import Variation
+from ..pipeline.extract import Choice, StageReport, extract, plan_extract
+from ..pipeline.running.execute import Executor
+from ..stores import specs
+from ..stores.places import Place
+from ..stores.records import Store
 from .terminal import progress_bars
 
 

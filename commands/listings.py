@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from .errors import Problem
-    from .pipeline.extract import StageReport
-    from .pipeline.running.planning import Planned
-    from .stores.places import Place
-    from .stores.records import Store
+    from ..errors import Problem
+    from ..pipeline.extract import StageReport
+    from ..pipeline.running.planning import Planned
+    from ..stores.places import Place
+    from ..stores.records import Store
 
 SHOWN_WARNINGS = 5
 """How many warnings of a stage are printed; all are in the store."""
@@ -24,7 +24,7 @@ SHOWN_REASONS = 20
 
 def print_problems(problems: list[Problem] | tuple[Problem, ...]) -> None:
     """Each kind of problem on a line of stderr, with the rows that have it; `--json` has every row."""
-    from .errors import problem_lines
+    from ..errors import problem_lines
 
     for severity, line in problem_lines(problems):
         typer.echo(f"{severity}: {line}", err=True)
@@ -47,7 +47,7 @@ def print_plan(plan: list[Planned], as_json: bool) -> None:
 
 def print_estimates(existing: Store | None, store: Place, plan: list[Planned], *, quiet: bool) -> None:
     """What is to do takes so much; raises StoreError when the disk has no room for it."""
-    from .pipeline.running.estimates import check_room, estimate
+    from ..pipeline.running.estimates import check_room, estimate
 
     estimates = estimate(existing, plan)
     for e in () if quiet else estimates:
@@ -65,11 +65,11 @@ def compare_with_cohort(
     """Stage → state → number of items and reasons with their numbers, of a store against a cohort."""
     from collections import Counter
 
-    from .config import load_settings
-    from .pipeline.cohorts.cohort import load_cohort
-    from .pipeline.extract import Choice, plan_extract
-    from .stores.records import Store
-    from .stores.specs import STAGES
+    from ..config import load_settings
+    from ..pipeline.cohorts.cohort import load_cohort
+    from ..pipeline.extract import Choice, plan_extract
+    from ..stores.records import Store
+    from ..stores.specs import STAGES
 
     settings = load_settings(config, assignments or ())
     loaded = load_cohort(cohort, data, settings.clinical)

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mumo.commands.explain.mosaic import SlideBags, put_together, word_corners, word_side
+from mumo.commands.explain.pictures import write_heat_map, write_thumbnail
+from mumo.commands.explain.viewer import BAG_SIDES, BAGS_BYTES, BYTES_A_PIXEL, Tiles, bag_side, write_viewer
 from mumo.errors import StoreError
-from mumo.explain.mosaic import SlideBags, put_together, word_corners, word_side
-from mumo.explain.pictures import write_heat_map, write_thumbnail
-from mumo.explain.viewer import BAG_SIDES, BAGS_BYTES, BYTES_A_PIXEL, Tiles, bag_side, write_viewer
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import load_settings
-from .errors import ConfigError
-from .fusion.report import write_report
-from .fusion.train import fit
-from .pipeline.cohorts.cohort import load_cohort
-from .pipeline.extract import Choice, StageReport, extract
-from .pipeline.running.execute import make_executor
-from .pipeline.synthetic.cohort import write_cohort
-from .stores.records import Store
-from .stores.specs import STAGES
+from ..config import load_settings
+from ..errors import ConfigError
+from ..fusion.report import write_report
+from ..fusion.train import fit
+from ..pipeline.cohorts.cohort import load_cohort
+from ..pipeline.extract import Choice, StageReport, extract
+from ..pipeline.running.execute import make_executor
+from ..pipeline.synthetic.cohort import write_cohort
+from ..stores.records import Store
+from ..stores.specs import STAGES
 from .terminal import epoch_bar, format_interval, item_bar, progress_bars
 
 

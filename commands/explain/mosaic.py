@@ -12,10 +12,10 @@ import numpy.typing as npt
 import zarr
 from PIL import Image
 
-from ..errors import StoreError
-from ..stores import arrays, tables
-from ..stores.records import Store
-from ..stores.specs import BAG_PIXELS, BAGS
+from ...errors import StoreError
+from ...stores import arrays, tables
+from ...stores.records import Store
+from ...stores.specs import BAG_PIXELS, BAGS
 
 RgbImage = npt.NDArray[np.uint8]
 

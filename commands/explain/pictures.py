@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..fusion.deletion import Curve
-from ..fusion.explained import draw_curves
-from ..fusion.figures import BLUE, GREY, STYLE, VERMILLION
+from ...fusion.deletion import Curve
+from ...fusion.explained import draw_curves
+from ...fusion.figures import BLUE, GREY, STYLE, VERMILLION
 from .mosaic import Mosaic, RgbImage, SlideBags, word_corners
 
 if TYPE_CHECKING:

@@ -18,14 +18,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..stores.places import parse_place
+from ..options import (
+    AsJson,
+    Assignments,
+    ConfigFile,
+    Device,
+    OtherWindows,
+    RunFolder,
+    StoreFolder,
+    Tables,
+    Verbose,
+    set_up_logging,
+    table_files,
+)
 
 if TYPE_CHECKING:
-    from ..config import Settings
-    from ..fusion.explain import Checks, Explained, Explainer
-    from ..pipeline.networks.backbone import Backbone
-    from ..stores.places import Place
-    from ..stores.records import Store
+    from ...config import Settings
+    from ...fusion.explain import Checks, Explained, Explainer
+    from ...pipeline.networks.backbone import Backbone
+    from ...stores.places import Place
+    from ...stores.records import Store
     from .patient import Page
 
 _log = logging.getLogger(__name__)
@@ -72,8 +84,8 @@ def write_explanations(
         FitError: no finished run, a store that does not fit it, or an unknown patient.
         InputError, StoreError: weights or parts of the store that cannot be read.
     """
-    from ..fusion.explain import Explainer
-    from ..stores.records import Store
+    from ...fusion.explain import Explainer
+    from ...stores.records import Store
 
     _check_free(out)
     explainer = Explainer(
@@ -98,8 +110,8 @@ def write_explanations(
 
 
 def _check_free(out: Path) -> None:
-    from ..errors import ConfigError
-    from ..fusion.explained import FILE
+    from ...errors import ConfigError
+    from ...fusion.explained import FILE
 
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / FILE).is_file())):
         raise ConfigError(f"{out}: is not empty and holds no explanations; choose another folder")
@@ -125,8 +137,8 @@ def _write(
     options: Options,
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    from ..fusion.checkpoint import write_json
-    from ..fusion.explained import FILE, VERSION, checks_as_json
+    from ...fusion.checkpoint import write_json
+    from ...fusion.explained import FILE, VERSION, checks_as_json
 
     rows, largest_gap, largest_share = [], 0.0, 0.0
     with _Table(out / "explanations.parquet") as table:
@@ -204,7 +216,7 @@ class _Table:
     def __init__(self, path: Path) -> None:
         import pyarrow.parquet as pq
 
-        from ..stores.specs import EXPLANATIONS
+        from ...stores.specs import EXPLANATIONS
 
         self._schema = EXPLANATIONS.schema()
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
@@ -224,7 +236,7 @@ class _Table:
 
 
 def _write_curves(out: Path, checks: Checks) -> None:
-    from ..fusion.deletion import Curve
+    from ...fusion.deletion import Curve
     from .pictures import write_curves
 
     write_curves(out / "deletion.png", checks.curves)
@@ -236,9 +248,9 @@ def _write_curves(out: Path, checks: Checks) -> None:
 
 
 def _write_index(out: Path, rows: Sequence[dict[str, Any]], said: dict[str, Any]) -> None:
-    from .. import __version__
-    from ..fusion.explained import sentences
-    from ..fusion.report import SORTING
+    from ... import __version__
+    from ...fusion.explained import sentences
+    from ...fusion.report import SORTING
     from .patient import signed
     from .templates import render
     from .viewer import script_hash
@@ -260,11 +272,8 @@ def _write_index(out: Path, rows: Sequence[dict[str, Any]], said: dict[str, Any]
 
 
 def explain(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the training run.")],
-    store: Annotated[
-        Any,
-        typer.Argument(metavar="STORE", parser=parse_place, help="Folder of the feature store, or its URL (s3://…)."),
-    ],
+    run: RunFolder,
+    store: StoreFolder,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; RUN/explain shows in the report.")],
     only: Annotated[
         list[str] | None, typer.Option(metavar="PATIENT", help="Only this patient; may be repeated.")
@@ -276,22 +285,13 @@ def explain(
     no_checks: Annotated[
         bool, typer.Option("--no-checks", help="Leave out the checks over the held-out patients.")
     ] = False,
-    config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", envvar="MUMO_CONFIG", help="Settings (TOML).")
-    ] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. embed.weights=FILE; may be repeated."),
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
-    table: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=FILE", help="Table of a further modality; may be repeated.")
-    ] = None,
-    allow_other_windows: Annotated[
-        bool, typer.Option("--allow-other-windows", help="Accept CT with other grey-level windows than in training.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    device: Device = "auto",
+    table: Tables = None,
+    allow_other_windows: OtherWindows = False,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
 ) -> None:
     """Show what predictions rest on: maps over slides and lesions, report items, omics features; and check them.
 
@@ -299,18 +299,15 @@ def explain(
     OUT/explanations.parquet with all numbers, and whether they mean something (deletion.csv, explain.json). Returns 0,
     or 2 when the store does not fit the run, or the backbone's weights are not those that the run was trained with.
     """
-    from ..config import load_settings
-    from ..fusion.explained import sentences
+    from ...config import load_settings
+    from ...fusion.explained import sentences
     from ..terminal import item_bar
 
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-    )
+    set_up_logging(verbose)
     options = Options(tuple(only or ()), top, not no_grad_cam, not no_checks, device, allow_other_windows)
-    tables = {name: Path(file) for name, _, file in (entry.partition("=") for entry in table or ())}
     settings = load_settings(config, assignments or ())
     with item_bar("explain") as bar:
-        said = write_explanations(run, store, out, settings, options, tables=tables, progress=bar)
+        said = write_explanations(run, store, out, settings, options, tables=table_files(table), progress=bar)
     if as_json:
         typer.echo(json.dumps(said))
         return

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..config import EmbedSettings, Settings
-from ..errors import ConfigError, InputError
-from ..stores import arrays
-from ..stores.specs import LESION_CROPS
+from ...config import EmbedSettings, Settings
+from ...errors import ConfigError, InputError
+from ...stores import arrays
+from ...stores.specs import LESION_CROPS
 
 if TYPE_CHECKING:
-    from ..fusion.explain import Explained, Explainer
-    from ..pipeline.networks.backbone import Backbone
-    from ..stores.records import Store
+    from ...fusion.explain import Explained, Explainer
+    from ...pipeline.networks.backbone import Backbone
+    from ...stores.records import Store
 
 Floats = npt.NDArray[np.float64]
 
@@ -44,7 +44,7 @@ def backbone_of_run(explainer: Explainer, store: Store, settings: Settings, devi
         ConfigError: weights of another SHA-256 than those that the run was trained with, or a file that is not given.
         InputError: weights that cannot be had.
     """
-    from ..pipeline.networks.backbone import load_backbone
+    from ...pipeline.networks.backbone import load_backbone
 
     embed, run = settings.embed, explainer.members[0].run.info
     given = embed.model_fields_set
@@ -83,7 +83,7 @@ def lesion_maps(store: Store, explained: Explained, backbone: Backbone, average:
     The gradient is that of the mean over the members that explain the patient; maps are 0 for tissue like `average`
     [width], the mean features of all lesions.
     """
-    from ..pipeline.networks.grad_cam import grad_cam
+    from ...pipeline.networks.grad_cam import grad_cam
 
     slopes = explained.lesion_slopes
     if slopes is None:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .pipeline.extract import Progress
-    from .pipeline.running.execute import Status
+    from ..pipeline.extract import Progress
+    from ..pipeline.running.execute import Status
 
 _LINE_EVERY_S = 5.0
 

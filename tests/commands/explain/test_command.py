@@ -15,10 +15,10 @@ import pytest
 import shapely.geometry
 from packs import make_packed, write_store
 
+from mumo.commands.explain.command import Options, write_explanations
+from mumo.commands.explain.lesions import backbone_of_run
 from mumo.config import FitSettings, ModelSettings, Settings
 from mumo.errors import ConfigError, FitError
-from mumo.explain.command import Options, write_explanations
-from mumo.explain.lesions import backbone_of_run
 from mumo.fusion import report, train
 from mumo.fusion.explain import Explainer
 from mumo.stores.records import Store

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import StoreError
-from ..fusion.attribution import Parts
-from ..fusion.explain import Explained
-from ..stores.packed import Packed
-from ..stores.records import Store, is_safe_id
+from ...errors import StoreError
+from ...fusion.attribution import Parts
+from ...fusion.explain import Explained
+from ...stores.packed import Packed
+from ...stores.records import Store, is_safe_id
 from .lesions import LesionMap, write_lesion_maps
 from .mosaic import most_important, open_slide_bags, put_together
 from .pictures import write_bars, write_heat_map, write_image, write_thumbnail
