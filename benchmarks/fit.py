@@ -1,4 +1,4 @@
-"""What an epoch of training costs: against one through the CNN, against features read from Zarr, and where it goes."""
+"""What an epoch of training costs: against one through the CNN, against reading the store, and where it goes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from torch.nn import functional
 from mumo.config import Settings, SplitSettings
 from mumo.fusion import members, model, train
 from mumo.fusion.dataset import Batch
-from mumo.stores import arrays, specs
+from mumo.stores import arrays, specs, tables
 from mumo.stores.packed import Packed
+from mumo.stores.records import Store
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 PATIENTS, VALIDATION, BAGS, LESIONS, WORDS, WIDTH = 215, 54, 10, 4, 64, 1280
 REPEATS = 3
 CNN_WORDS = 32
-ZARR_WORKERS = 2
+STORE_WORKERS = 2
 MATRIX = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "scaled_dot_product")
 SEEDS, SEED_EPOCHS = 10, 20
 STACKED = 10
@@ -116,39 +117,64 @@ def through_the_cnn() -> float:
     return best(once, 2) * PATIENTS * BAGS * WORDS / CNN_WORDS
 
 
-class FromZarr(torch.utils.data.Dataset):
-    """The same batches, with the bags read from a Zarr array in the worker."""
+class FromStore(torch.utils.data.Dataset):
+    """The same batches, read from a store in the worker: of each patient the Zarr groups with deep features and the
+    Parquet files with omics, each opened and read once a batch."""
 
-    def __init__(self, epochs: Epochs, path: Path) -> None:
-        self.path, self.epochs = path, epochs
+    def __init__(self, epochs: Epochs, store: Store) -> None:
+        self.epochs, packed = epochs, epochs.prepared.packed
         self.drawn = list(epochs.batches())
+        self.places = {
+            name: [
+                (store.part("embed", item, "features.zarr"), store.part("radiomics", item, "features.parquet"))
+                for item in units.sources[units.offsets[:-1]].tolist()
+            ]
+            for name, units in packed.units.items()
+        }
 
     def __len__(self) -> int:
         """Steps of an epoch."""
         return len(self.drawn)
 
     def __getitem__(self, number: int) -> Batch:
-        """One batch; its bags come from the store one by one, as a loader that knows no pack reads them."""
+        """One batch. Which bag of a patient it is does not matter for the time."""
         batch = self.drawn[number]
-        group = arrays.open_group(self.path)
-        array = arrays.open_array(group, specs.WORD_FEATURES)
-        imaging = batch.imaging["pathology"]
-        rows = range(len(imaging.slots)) if imaging.rows is None else imaging.rows.tolist()
-        patients = batch.patients.tolist()
-        owner = imaging.slots // imaging.mask.shape[1]
-        read = [array[patients[int(owner[unit])] * BAGS + row % BAGS] for unit, row in enumerate(rows)]
-        features = torch.from_numpy(np.stack([np.asarray(bag) for bag in read]))
-        whole = dataclasses.replace(imaging, features=features, rows=None, owner=owner)
-        return dataclasses.replace(batch, imaging={**batch.imaging, "pathology": whole})
+        imaging = {}
+        for name, spec in (("pathology", specs.WORD_FEATURES), ("radiology", specs.LESION_FEATURES)):
+            own, columns = batch.imaging[name], self.epochs.prepared.packed.units[name].omics_columns
+            features, omics = torch.empty_like(own.features), torch.empty_like(own.omics)
+            for row, patient in enumerate(batch.patients.tolist()):
+                zarr_place, table_place = self.places[name][patient]
+                read = np.asarray(arrays.open_array(arrays.open_group(zarr_place), spec)[:])
+                mine = torch.nonzero(own.owner == row)[:, 0]
+                found = torch.from_numpy(read.reshape(-1, *own.features.shape[1:]))
+                features[mine] = found[torch.arange(len(mine)) % len(found)]
+                table = tables.read_table(table_place, specs.OMICS).select(list(columns))
+                values = np.stack([column.to_numpy() for column in table.columns], axis=1)
+                scaled = self.epochs.prepared.scalers[name](values)
+                omics[row] = torch.from_numpy(scaled[np.arange(omics.shape[1]) % len(scaled)])
+            imaging[name] = dataclasses.replace(own, features=features, omics=omics)
+        return dataclasses.replace(batch, imaging=imaging)
 
 
-def from_zarr(epochs: Epochs, folder: Path) -> float:
-    """Seconds of an epoch fed by a DataLoader with workers that read Zarr."""
-    group = arrays.create_group(folder / "features.zarr")
-    arrays.write_array(group, specs.WORD_FEATURES, np.asarray(epochs.prepared.packed.units["pathology"].features))
-    data = FromZarr(epochs, folder / "features.zarr")
-    loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=ZARR_WORKERS)
-    return min(epochs.run(iter(loader)) for _ in range(2))
+def from_store(epochs: Epochs, folder: Path) -> tuple[float, float, float]:
+    """Seconds of an epoch fed by a DataLoader with workers that read the store; of its batches alone; and of the
+    batches alone from the pack."""
+    from packs import write_store
+
+    data = FromStore(epochs, write_store(folder / "store", epochs.prepared.packed))
+
+    def loader() -> Any:
+        return torch.utils.data.DataLoader(data, batch_size=None, num_workers=STORE_WORKERS)
+
+    def seconds(batches: Any) -> float:
+        began = time.perf_counter()
+        for _ in batches:
+            pass
+        return time.perf_counter() - began
+
+    fed = min(epochs.run(iter(loader())) for _ in range(2))
+    return fed, min(seconds(loader()) for _ in range(2)), min(seconds(epochs.batches()) for _ in range(3))
 
 
 def outside_matrix_products(epochs: Epochs) -> tuple[float, list[tuple[str, float]]]:
@@ -258,9 +284,11 @@ def main() -> None:
     print(f"fit: an epoch's words through MnasNet {cnn:.0f} s, scaled from {CNN_WORDS}: "
           f"{cnn / best(epochs.run):,.0f} × (target ≥ 1,000)")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        zarr = from_zarr(epochs, Path(folder))
+        fed, from_zarr, from_pack = from_store(epochs, Path(folder))
         print(
-            f"fit: fed from Zarr by {ZARR_WORKERS} workers {zarr:.1f} s: {zarr / best(epochs.run):.1f} × (target ≥ 10)"
+            f"fit: fed from the store's Zarr and Parquet by {STORE_WORKERS} workers {fed:.2f} s an epoch: "
+            f"{fed / best(epochs.run):.1f} × (target ≥ 10); the batches alone {from_zarr:.2f} s from the store, "
+            f"{from_pack:.3f} s from the pack: {from_zarr / from_pack:.0f} ×"
         )
     print(f"fit: import and first step {first_step():.1f} s (target < 5)")
     own, together = stacked(epochs)
