@@ -99,7 +99,7 @@ class TilesStage(Stage):
             tables.write_table(out / "bags.parquet", rows, BAGS)
             width, height = reader.size_level0
             heading = (
-                f"Slide {slide.slide}: {len(bags)} bags",
+                f"Slide {slide.slide}: {len(bags)} bag{'s' if len(bags) != 1 else ''}",
                 f"{width} × {height} px of {reader.mpp_level0:.4g} µm ({reader.resolution.source}); bags of "
                 f"{tiles.bag_px} px at {tiles.working_mpp:g} µm/px",
                 f"regions: {'tissue of the thumbnail' if slide.annotation is None else 'annotation'}; "
