@@ -79,7 +79,7 @@ def test_load_run__of_an_unfinished_run_is_refused(tmp_path: Path, status: str) 
 def test_load_run__of_another_version_is_refused(tmp_path: Path) -> None:
     finished_run(tmp_path / "run")
     checkpoint.write_json(tmp_path / "run" / "run.json", {"run_version": 99, "status": "finished"})
-    with pytest.raises(FitError, match="format version 99, this mumo reads 1"):
+    with pytest.raises(FitError, match="format version 99, this mumo reads 2"):
         checkpoint.load_run(tmp_path / "run")
 
 
