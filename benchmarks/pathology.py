@@ -2,11 +2,12 @@
 `embed` against the bare network; and tiles a second beside other packages that are installed.
 
 The large slide is synthetic: 40,960 × 40,960 px at 0.25 µm/px, in JPEG tiles, a disc of tissue on glass. A real one is
-measured, too, where the folder of real slides is beside the checkout.
+measured, too, where MUMO_DATA names the folder of real data.
 """
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -38,7 +39,6 @@ COARSE_MPP = 0.5
 TILE_PX = 256
 MPP = 0.25
 ROUNDS = 3
-REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "slides"
 
 
 def main() -> None:
@@ -50,10 +50,12 @@ def main() -> None:
         _compare(folder, large, parse_settings({}), f"synthetic, {SIDE_PX:,} px a side")
         for slide, side in ((large, SIDE_PX), (small, SMALL_PX)):
             print(f"tiles, {side:,} px a side: peak memory {_peak_mb(slide.path, folder / slide.slide):.0f} MB")
-        if REAL.is_dir():
-            tcga = Slide("tcga", "P", REAL / "TCGA-CR-7395-01A-01-TS1.svs", None, 0.5, False)
+        shared = os.environ.get("MUMO_DATA")
+        if shared:
+            slides = Path(shared) / "slides"
+            tcga = Slide("tcga", "P", slides / "TCGA-CR-7395-01A-01-TS1.svs", None, 0.5, False)
             _compare(folder, tcga, parse_settings({"tiles": {"bag_px": 1024}}), "TCGA, JPEG 2000, bags of 1024 px")
-            cmu = Slide("cmu", "P", REAL / "CMU-1-Small-Region.svs", None, None, False)
+            cmu = Slide("cmu", "P", slides / "CMU-1-Small-Region.svs", None, None, False)
             _compare(folder, cmu, parse_settings({"tiles": {"bag_px": 512}}), "CMU-1, one level, bags of 512 px")
         _ways_of_keeping(folder, small)
         _embed(folder, small)
