@@ -6,7 +6,8 @@ bounded by two of them whatever the slide's size. Features are stored as float16
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -119,9 +120,23 @@ def _embed(images: ImageSource, settings: Settings, out: Path) -> Outcome:
     attributes = {"weights": backbone.weights_name, "weights_sha256": backbone.weights_sha256}
     network = {"backbone": backbone.name, "input_mean": list(backbone.mean), "input_std": list(backbone.std)}
     features = arrays.create_group(out / "features.zarr", network | attributes)
-    write_features(features, images, backbone, settings.embed.batch_words)
+    with _torch_threads(settings.run.threads):
+        write_features(features, images, backbone, settings.embed.batch_words)
     summary = {images.kind: images.units, **network, "device": backbone.device.type, **attributes}
     return Outcome("ok" if images.units else "empty", summary)
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    """PyTorch's threads on the CPU: sums depend on their number, so it is the same wherever an item is computed."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

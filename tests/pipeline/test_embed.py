@@ -100,6 +100,24 @@ def test_embed_stage__words_equal_torchvision_in_row_major_order(store: Store, o
     assert len(outcome.summary["weights_sha256"]) == 64
 
 
+def test_embed_stage__does_not_depend_on_the_threads_of_its_process(store: Store, tmp_path: Path) -> None:
+    """Of convolutions on the CPU, sums are split by threads; a store must not differ with who computed it."""
+    crops = np.random.default_rng(2).integers(0, 256, (3, 9, 3, 224, 224), dtype=np.uint8)
+    put_crops(store, "C1", crops)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            folder = tmp_path / f"threads-{threads}"
+            folder.mkdir()
+            run_stage(store, folder, studies=("C1",))
+            assert torch.get_num_threads() == threads
+            results.append(arrays.open_array(arrays.open_group(folder / "features.zarr"), LESION_FEATURES)[:])
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(*results)
+
+
 def test_embed_stage__does_not_depend_on_the_batch_size(store: Store, tmp_path: Path) -> None:
     put_bags(store, "S1", np.random.default_rng(1).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8), 32)
     results = []
