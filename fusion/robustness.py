@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..config import FitSettings
 from ..errors import FitError
 from ..stores.pack import pack
 from ..stores.places import Place
@@ -62,6 +63,19 @@ def assess(
     for name, frame in frames.items():
         if list(frame["patient"]) != list(first["patient"]):
             raise FitError(f"{name}: its store has other patients than the first; extract the same cohort")
+    models = [weights_digest(folder) for folder in member_folders(run)]
+    summary = {**facts, "models": models, **_summary(frames, touched, load_run(member_folders(run)[0]).fit)}
+    folder = run / "robustness"
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / "patients.csv", lambda file: _table(frames, touched).to_csv(file, index=False))
+    write_json(folder / "summary.json", summary)
+    found: dict[str, Any] = json_able(summary)
+    return found
+
+
+def _summary(frames: Mapping[str, pd.DataFrame], touched: frozenset[str], fit: FitSettings) -> dict[str, Any]:
+    """AUC under each annotator, and the spread over annotators of the touched patients of the part that counts."""
+    first = next(iter(frames.values()))
     part = _headline(first)
     asked = first["part"].isin(part).to_numpy(dtype=bool)
     changed = first["patient"].isin(touched).to_numpy(dtype=bool) & asked
@@ -69,11 +83,8 @@ def assess(
         np.stack([frame[column].to_numpy(dtype=np.float64) for frame in frames.values()], axis=1)
         for column in ("risk", "probability", "call")
     )
-    fit = load_run(member_folders(run)[0]).fit
     labels = first["label"].to_numpy(dtype=np.float64)
-    summary = {
-        **facts,
-        "models": [weights_digest(folder) for folder in member_folders(run)],
+    return {
         "parts": list(part),
         "patients": int(asked.sum()),
         "labelled": int((asked & ~np.isnan(labels)).sum()),
@@ -91,12 +102,6 @@ def assess(
         if np.isfinite(call[changed]).all()
         else None,
     }
-    folder = run / "robustness"
-    folder.mkdir(exist_ok=True)
-    write_atomically(folder / "patients.csv", lambda file: _table(frames, touched).to_csv(file, index=False))
-    write_json(folder / "summary.json", summary)
-    found: dict[str, Any] = json_able(summary)
-    return found
 
 
 def intraclass_correlation(values: npt.NDArray[np.float64]) -> float:
