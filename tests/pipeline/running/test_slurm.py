@@ -20,7 +20,11 @@ from mumo.pipeline.running.tasks import Task
 from mumo.stores.records import Store
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "clusters.md"
-SBATCH = '#!/bin/sh\ncp "$1" "$JOBS/script"\nsh "$1" > "$JOBS/log" 2>&1 &\necho "Submitted batch job $!"\n'
+# dask-jobqueue deletes the script as soon as sbatch returns, so the job runs a copy, as under SLURM
+SBATCH = (
+    '#!/bin/sh\ncp "$1" "$JOBS/script"\ncp "$1" "$JOBS/job-$$"\n'
+    'sh "$JOBS/job-$$" > "$JOBS/log" 2>&1 &\necho "Submitted batch job $!"\n'
+)
 SCANCEL = '#!/bin/sh\nkill -9 "$1"\n'
 
 
