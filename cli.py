@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
 
 from .commands import extraction, training
 from .commands.explain.command import explain
-from .commands.options import WRONG
+from .commands.init import init
+from .commands.options import INTERRUPTED, WRONG
 
 app = typer.Typer(
     name="mumo",
@@ -22,6 +24,7 @@ app = typer.Typer(
 
 for command in (
     extraction.demo,
+    init,
     extraction.check,
     extraction.extract,
     extraction.status,
@@ -44,14 +47,22 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors that mumo raises on purpose end with exit code 2 and their message."""
     from .errors import MumoError
 
+    # read when PyTorch is loaded: the model is small, so more threads only wait for each other, for minutes on a busy
+    # machine; stages that gain from threads set their own number
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         app(args=arguments)
     except MumoError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(WRONG)
-    except KeyboardInterrupt:
-        typer.echo("stopped; what was finished is kept, and the same command goes on from there", err=True)
-        sys.exit(130)
+    except SystemExit as ended:
+        # typer makes this exit code of Ctrl-C
+        if ended.code == INTERRUPTED:
+            typer.echo(
+                "stopped; what was finished is kept: run extract again, or fit with --resume, to go on",
+                err=True,
+            )
+        raise
 
 
 if __name__ == "__main__":

@@ -20,17 +20,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
-LESION_TYPES = (
-    "stomach",
-    "lymph node",
-    "liver",
-    "peritoneum",
-    "spleen",
-    "bone",
-    "soft tissue",
-    "adrenal",
-    "other",
-)
+LESION_TYPES = ("stomach", "lymph node", "liver", "peritoneum", "spleen", "bone", "soft tissue", "adrenal", "other")
 """Lesion types that a cohort may use; the order is the code in stores."""
 
 REGION_CLASSES = 4
@@ -167,7 +157,7 @@ class SegmentationSettings(Section):
     """A network of the user's that segments lesions inside boxes without a mask."""
 
     network: Path | None = None
-    """TorchScript (`.pt`, `.ts`) or ONNX (`.onnx`, with `pip install mumo[onnx]`); none: threshold inside the box."""
+    """TorchScript (`.pt`, `.ts`) or ONNX (`.onnx`, with the extra `onnx`); none: threshold inside the box."""
     sha256: str | None = None
     """Expected SHA-256 of the file; TorchScript is a program and is refused without it."""
     input_size: tuple[PositiveInt, PositiveInt] | tuple[PositiveInt, PositiveInt, PositiveInt] = (96, 96, 96)

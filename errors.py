@@ -52,6 +52,10 @@ class Problem:
     """What the user can do."""
     severity: Literal["error", "warning"] = "error"
     """An error stops everything; a warning is reported and the value is treated as said in `remedy`."""
+    field: str = ""
+    """mumo's field, where the cell is a word that the cohort file could map."""
+    word: str = ""
+    """That word, as it stands in the cell."""
 
     def __str__(self) -> str:
         place = ", ".join(

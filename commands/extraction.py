@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from .listings import compare_with_cohort, print_estimates, print_plan, print_problems, print_reports, print_status
+from .listings import (
+    compare_with_cohort,
+    print_check,
+    print_dry_run,
+    print_problems,
+    print_reports,
+    print_status,
+)
 from .options import (
     DONE,
     WRONG,
@@ -71,20 +78,17 @@ def check(
     from ..config import load_settings
     from ..pipeline.check import check_cohort
 
-    problems = check_cohort(cohort, data, load_settings(config, assignments or ()))
-    errors = sum(problem.severity == "error" for problem in problems)
+    found = check_cohort(cohort, data, load_settings(config, assignments or ()))
     if as_json:
-        typer.echo(json.dumps([vars(problem) for problem in problems], ensure_ascii=False))
+        typer.echo(json.dumps([vars(problem) for problem in found.problems], ensure_ascii=False))
     else:
-        print_problems(problems)
-        typer.echo(f"{errors} errors, {len(problems) - errors} warnings")
-    raise typer.Exit(WRONG if errors else DONE)
+        print_check(found)
+    raise typer.Exit(WRONG if any(problem.severity == "error" for problem in found.problems) else DONE)
 
 
 def extract(
     stage: Annotated[
-        str,
-        typer.Argument(metavar="STAGE", help="tiles, windows, rois, embed, radiomics, clinical, or all."),
+        str, typer.Argument(metavar="STAGE", help="tiles, windows, rois, embed, radiomics, clinical, or all.")
     ],
     cohort: CohortFile,
     store: StoreFolder,
@@ -120,7 +124,7 @@ def extract(
     set_up_logging(verbose)
     from ..config import load_settings
     from ..pipeline.cohorts.cohort import load_cohort
-    from ..pipeline.extract import Choice, plan_extract
+    from ..pipeline.extract import Choice, prepare
     from ..pipeline.extract import extract as run_extract
     from ..pipeline.running.execute import make_executor
     from ..pipeline.stages import stage_names
@@ -131,16 +135,13 @@ def extract(
     choice = Choice(stage_names(stage), tuple(only or ()), force, retry_failed, max_failures)
     loaded = load_cohort(cohort, data, settings.clinical)
     if dry_run:
-        existing = Store.find(store)
-        plan = plan_extract(loaded, existing, settings, choice)
-        print_plan(plan, as_json)
-        print_estimates(existing, store, plan, quiet=as_json)
+        print_dry_run(loaded, store, settings, choice, as_json)
         return
     print_problems(loaded.warnings)
-    with (
-        make_executor(worker_count(workers), scheduler, settings, insecure=insecure) as executor,
-        progress_bars() as bars,
-    ):
+    if scheduler is None:  # else what the workers have counts
+        prepare(loaded, Store.find(store), settings, choice)
+    executor = make_executor(worker_count(workers), scheduler, settings, insecure=insecure)
+    with executor, progress_bars() as bars:
         typer.echo(f"running on {executor.where}", err=True)
         reports = run_extract(loaded, Store.create(store), settings, choice, executor, bars)
     print_reports(reports, as_json)

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from ..config import Settings
     from ..errors import Problem
-    from ..pipeline.extract import StageReport
+    from ..pipeline.check import Checked
+    from ..pipeline.cohorts.cohort import Cohort
+    from ..pipeline.extract import Choice, StageReport
     from ..pipeline.running.planning import Planned
     from ..stores.places import Place
     from ..stores.records import Store
 
+FEW_HELD_OUT = 30
+"""Held-out patients with a known response below which `fit` recommends folds."""
+
 SHOWN_WARNINGS = 5
 """How many warnings of a stage are printed; all are in the store."""
+
+SHOWN_ITEMS = 5
+"""How many items with the same to say of them are named on a line."""
 
 SHOWN_REASONS = 20
 """How many reasons for what is to do are printed a stage and state."""
@@ -30,17 +41,81 @@ def print_problems(problems: list[Problem] | tuple[Problem, ...]) -> None:
         typer.echo(f"{severity}: {line}", err=True)
 
 
+def print_check(found: Checked) -> None:
+    """What `check` found: the problems, the words to map, the cohort, how many problems, and what follows from them."""
+    from ..errors import problem_lines
+    from ..pipeline.check import summary
+
+    problems = found.problems
+    print_problems(problems)
+    for line in _words_to_map(problems):
+        typer.echo(line)
+    if found.cohort is not None:
+        typer.echo(summary(found.cohort))
+    counts = []
+    for severity in ("error", "warning"):
+        alike = [p for p in problems if p.severity == severity]
+        kinds = len(problem_lines(alike))
+        places = f" in {len(alike)} places" if len(alike) > kinds else ""
+        counts.append(f"{kinds} {severity}{'' if kinds == 1 else 's'}{places}")
+    typer.echo(", ".join(counts))
+    if not any(p.severity == "error" for p in problems):
+        return
+    if found.cohort is not None:
+        typer.echo("The tables can be used. What the errors name fails alone in `mumo extract`; all else is computed.")
+    else:
+        typer.echo("Nothing is extracted until these are corrected. Slides, CT and masks are looked at after that.")
+
+
+def _words_to_map(problems: list[Problem]) -> Iterator[str]:
+    """Lines for the cohort file that would map the words which mumo does not know; the user fills in their meaning."""
+    words: dict[tuple[str, str, str], list[str]] = {}
+    for p in problems:
+        if p.word:
+            known = words.setdefault((p.table, p.field, p.expected), [])
+            if p.word.casefold() not in (word.casefold() for word in known):
+                known.append(p.word)
+    if words:
+        typer.echo('\nWords to map; put mumo\'s word in place of "?" ("" for unknown):\n')
+    for (table, name, expected), found in words.items():
+        section, _, number = table.partition(" ")
+        where = f"; below the {number}. [[{section}]]" if number else ""
+        yield f"[{section}.values.{name}]  # {expected}{where}"
+        for word in found:
+            yield f'{json.dumps(word, ensure_ascii=False)} = "?"'
+        yield ""
+
+
+def print_dry_run(cohort: Cohort, store: Place, settings: Settings, choice: Choice, as_json: bool) -> None:
+    """Say what `extract` would do, and what it takes; nothing is written.
+
+    Raises:
+        StoreError: the disk has no room for it.
+    """
+    from ..pipeline.extract import plan_extract
+    from ..stores.records import Store
+
+    existing = Store.find(store)
+    plan = plan_extract(cohort, existing, settings, choice)
+    print_plan(plan, as_json)
+    print_estimates(existing, store, plan, quiet=as_json)
+
+
 def print_plan(plan: list[Planned], as_json: bool) -> None:
-    """What a dry run found: every item that is not done, with its reasons, and the totals."""
+    """What a dry run found: what is not done, items with the same reasons on a line, and the totals."""
     if as_json:
         rows = [
             {"stage": p.item.stage, "item": p.item.item, "state": p.state, "reasons": list(p.reasons)} for p in plan
         ]
         typer.echo(json.dumps(rows))
         return
+    alike: dict[tuple[str, str, str], list[str]] = {}
     for p in plan:
         if p.state != "done":
-            typer.echo(f"{p.item.stage}/{p.item.item}: {p.state}" + (f" ({', '.join(p.reasons)})" if p.reasons else ""))
+            reasons = ", ".join(dict.fromkeys(_kind_of_reason(reason) for reason in p.reasons))
+            alike.setdefault((p.item.stage, p.state, reasons), []).append(p.item.item)
+    for (stage, state, reasons), items in alike.items():
+        typer.echo(f"{stage}/{_some(items)}: {state}" + (f" ({reasons})" if reasons else ""))
     states = [p.state for p in plan]
     typer.echo(", ".join(f"{states.count(s)} {s}" for s in ("done", "new", "stale", "failed", "waiting")))
 
@@ -56,6 +131,8 @@ def print_estimates(existing: Store | None, store: Place, plan: list[Planned], *
             typer.echo(f"{e.stage}: {e.items} items, about {size} and {hours}, as the items already done")
         else:
             typer.echo(f"{e.stage}: {e.items} items; nothing of the kind is done yet, so their size is not known")
+    if not quiet and any(e.bytes != e.bytes for e in estimates):
+        typer.echo("Sizes are known once an item of each stage is done: run `mumo extract all … --only ID` first.")
     check_room(store, estimates)
 
 
@@ -97,9 +174,11 @@ def print_status(status: dict[str, Any]) -> None:
     typer.echo(f"{'stage':<10} {'ok':>6} {'empty':>6} {'failed':>6} {'MB':>10}")
     for name, row in status["stages"].items():
         typer.echo(f"{name:<10} {row['ok']:>6} {row['empty']:>6} {row['failed']:>6} {row['bytes'] / 1e6:>10.1f}")
-    for name, row in status["stages"].items():
-        for item, reason in row["failures"].items():
-            typer.echo(f"failed: {name}/{item}: {reason}")
+    stages = status["stages"].items()
+    for line in _grouped((name, item, why) for name, row in stages for item, why in row["failures"].items()):
+        typer.echo(f"failed: {line}")
+    for line in _empty_lines({name: row["nothing_in"] for name, row in stages}):
+        typer.echo(line)
     for method, row in status["dice"].items():
         typer.echo(
             f"masks by {method} against given ones: Dice {row['median']:.2f} (median), {row['lowest']:.2f} (lowest), "
@@ -137,10 +216,39 @@ def print_reports(reports: list[StageReport], as_json: bool) -> None:
             typer.echo(
                 f"warning: {r.stage}: {len(warnings) - SHOWN_WARNINGS} more, see STORE/{r.stage}/records", err=True
             )
-        for item, reason in r.failed.items():
-            typer.echo(f"failed: {r.stage}/{item}: {reason}", err=True)
-        for item, reason in r.waiting.items():
-            typer.echo(f"waiting: {r.stage}/{item}: {reason}", err=True)
+    for line in _empty_lines({r.stage: r.nothing_in for r in reports}):
+        typer.echo(line, err=True)
+    for line in _grouped((r.stage, item, why) for r in reports for item, why in r.failed.items()):
+        typer.echo(f"failed: {line}", err=True)
+    for line in _grouped((r.stage, item, why) for r in reports for item, why in r.waiting.items()):
+        typer.echo(f"waiting: {line}", err=True)
+
+
+def _grouped(entries: Iterable[tuple[str, str, str]]) -> Iterator[str]:
+    """A line for each reason: the stages and items that have it, and the reason."""
+    alike: dict[str, list[str]] = {}
+    for stage, item, reason in entries:
+        alike.setdefault(reason, []).append(f"{stage}/{item}")
+    for reason, names in alike.items():
+        yield f"{_some(names)}: {reason}"
+
+
+def _empty_lines(stages: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """Which items are empty, and why, with the first one's figures; stages that read them say nothing again."""
+    for stage in ("tiles", "windows", "rois"):
+        alike: dict[str, dict[str, str]] = {}
+        for item, reason in stages.get(stage, {}).items():
+            alike.setdefault(re.sub(r"[0-9]+", "#", reason), {})[item] = reason
+        for reasons in alike.values():
+            reason, items = next(iter(reasons.values())), list(reasons)
+            if reason or stage == "rois":
+                yield f"empty: {stage}/{_some(items)}: {reason or 'the study has no lesions'}"
+
+
+def _some(items: Sequence[str]) -> str:
+    """The first items by name, and how many more there are."""
+    more = f" and {len(items) - SHOWN_ITEMS} more" if len(items) > SHOWN_ITEMS else ""
+    return ", ".join(items[:SHOWN_ITEMS]) + more
 
 
 def print_robustness(summary: dict[str, Any], as_json: bool) -> None:
@@ -166,6 +274,22 @@ def print_robustness(summary: dict[str, Any], as_json: bool) -> None:
         typer.echo(f"calls that change: {summary['calls_changed']} of {summary['touched']}")
 
 
+def print_external(folder: Path) -> None:
+    """Of an external validation the main figures, and what a reader must know."""
+    from ..fusion.checkpoint import read_metrics, run_facts
+    from ..fusion.external import cautions
+    from .terminal import format_interval
+
+    values = read_metrics(folder)["parts"]["external"]
+    shown = format_interval(values["auc"])
+    typer.echo(f"{values['labelled']} with a known response, {values['responders']} of them responders; AUC {shown}")
+    for endpoint in ("pfs", "os"):
+        found = values[endpoint]
+        typer.echo(f"C-index, {endpoint.upper()} ({found['events']} events): {format_interval(found['c_index'])}")
+    for text in cautions(run_facts(folder)):
+        typer.echo(f"note: {text}")
+
+
 def print_metrics(metrics: dict[str, Any], as_json: bool) -> None:
     """The AUC of every part of a run with what the part was used for, and the spread of an ensemble."""
     if as_json:
@@ -184,6 +308,11 @@ def print_metrics(metrics: dict[str, Any], as_json: bool) -> None:
         typer.echo(
             "nobody was held out from everything, so every AUC above is optimistic: set fit.split.test, or use --folds"
         )
+    elif metrics["headline"] == "test" and "spread" not in metrics:
+        count = metrics["parts"]["test"]["labelled"]
+        if count < FEW_HELD_OUT:
+            hint = f"{count} labelled patients held out say little: --folds 5 predicts every patient out of fold"
+            typer.echo(hint, err=True)
     for part in metrics["parts"].values():
         if "auc_within_folds" in part:
             typer.echo(f"AUC of pairs within a fold: {format_interval(part['auc_within_folds'])}")

@@ -13,7 +13,7 @@ from ..stores.places import parse_place
 if TYPE_CHECKING:
     from ..pipeline.extract import StageReport
 
-DONE, WRONG, SOME_FAILED = 0, 2, 3
+DONE, WRONG, SOME_FAILED, INTERRUPTED = 0, 2, 3, 130
 """Exit codes."""
 
 

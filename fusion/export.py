@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -41,26 +42,32 @@ def export_onnx(run: Path, out: Path) -> list[str]:
         import onnx
         import onnxscript  # noqa: F401, the exporter needs it and says so less clearly
     except ImportError as error:
-        raise FitError("export needs the packages of mumo's extra onnx; pip install 'mumo[onnx]'") from error
+        raise FitError(
+            "export needs the packages of mumo's extra onnx; in your copy of mumo, run: pip install '.[onnx]'"
+        ) from error
     loaded = load_run(run)
-    alone = OnePatient(loaded)
+    alone = OnePatient(loaded).eval()
     example = alone.example()
     units = {m.name: torch.export.Dim(f"{m.name}_units") for m in loaded.layout.modalities if m.has_units}
     shapes = tuple(
         {0: units[name.rpartition(".")[0]]} if name.endswith((".features", ".there", ".omics")) else {}
         for name in alone.names
     )
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    program = torch.onnx.export(
-        alone,
-        tuple(example),
-        input_names=alone.names,
-        output_names=list(OUTPUTS),
-        dynamic_shapes=(shapes,),
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
+    for name in ("torch.onnx", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        # features and omics of one modality have their number of units in common, which the exporter warns of
+        warnings.filterwarnings("ignore", message="# The axis name")
+        program = torch.onnx.export(
+            alone,
+            tuple(example),
+            input_names=alone.names,
+            output_names=list(OUTPUTS),
+            dynamic_shapes=(shapes,),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
     facts = {
         "threshold": loaded.info.get("threshold"),

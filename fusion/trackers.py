@@ -68,4 +68,6 @@ def _package(module: str, extra: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise FitError(f"fit.trackers: {extra} is not installed; pip install 'mumo[{extra}]'") from error
+        raise FitError(
+            f"fit.trackers: {extra} is not installed; in your copy of mumo, run: pip install '.[{extra}]'"
+        ) from error

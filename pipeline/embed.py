@@ -21,6 +21,7 @@ from ..stores.specs import LESION_CROPS, LESION_FEATURES, WORD_FEATURES, ArraySp
 from .networks.backbone import (
     Backbone,
     embed_images,
+    fetch_weights,
     image_tensor,
     input_identity,
     load_backbone,
@@ -95,6 +96,12 @@ class EmbedStage(Stage):
                 )
             ]
         return []
+
+    def prepare(self, cohort: Cohort, settings: Settings, store: Store | None) -> None:
+        """Fetch published weights once, where items are still to do; see `Stage`."""
+        done = 0 if store is None else len(store.records(self.name))
+        if done < len(cohort.slides) + len(cohort.ct_studies):
+            fetch_weights(settings.embed)
 
     def run(self, item: Item, settings: Settings, store: Store, out: Path) -> Outcome:
         """Write `features.zarr` of one slide (`words`) or CT study (`lesions`).

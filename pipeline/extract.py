@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from ..stores.leases import Leases
 from ..stores.records import Store
 from .cohorts.cohort import Cohort
+from .networks.backbone import resolve_device
 from .running.estimates import check_room, estimate
 from .running.execute import Executor, Status, Task
 from .running.ledger import Ledger
@@ -81,6 +82,9 @@ class StageReport:
     left: dict[str, str] = field(default_factory=dict)
     """Item → why it was not started: too many failures before it."""
     warnings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Item → its warnings, of the items of this run."""
+    nothing_in: dict[str, str] = field(default_factory=dict)
+    """Item that is empty, of this run or of an earlier one → why, where that is known."""
 
     @property
     def complete(self) -> bool:
@@ -94,7 +98,12 @@ def extract(
     """Run the chosen stages; an item that fails is recorded and everything else goes on.
 
     The run gets a folder in STORE/runs, see `ledger`. Another run on the same store at the same time shares the work.
+
+    Raises:
+        ConfigError: CUDA is asked for, and this machine, which would embed, has none.
     """
+    if "embed" in choice.stages and executor.local and settings.run.device == "cuda":
+        resolve_device("cuda")  # before anything is started; on a cluster it is the workers that need one
     request = {**asdict(choice), "only": sorted(choice.only), "cohort": cohort.file.name}
     reports: list[StageReport] = []
     with Ledger.start(store, settings, request, executor.where) as ledger:
@@ -105,6 +114,18 @@ def extract(
             if report.left:
                 break
     return reports
+
+
+def prepare(cohort: Cohort, store: Store | None, settings: Settings, choice: Choice) -> None:
+    """Fetch what the chosen stages need from elsewhere, so that its lack does not show after hours.
+
+    `store` is None where there is none yet.
+
+    Raises:
+        InputError: it is not there and cannot be fetched.
+    """
+    for name in choice.stages:
+        get_stage(name).prepare(cohort, settings, store)
 
 
 def run_stage(
@@ -218,6 +239,8 @@ class _Work:
             reason = "; ".join(plan.reasons)
             if plan.state == "done":
                 self.report.up_to_date += 1
+                if plan.empty:
+                    self.report.nothing_in[plan.item.item] = "; ".join(plan.notes)
                 self._skip(plan, "up to date")
             elif plan.state == "waiting":
                 self.report.waiting[plan.item.item] = reason
@@ -240,9 +263,10 @@ class _Work:
             self._new_failures += 1
         elif status.result == "empty":
             self.report.empty += 1
+            self.report.nothing_in[status.item] = "; ".join(status.warnings)
         else:
             self.report.ok += 1
-        if status.warnings:
+        if status.warnings and status.result != "empty":
             self.report.warnings[status.item] = status.warnings
         if self.ledger is not None:
             self.ledger.ended(status)

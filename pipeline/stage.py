@@ -88,6 +88,14 @@ class Stage(ABC):
         """What can be known to be wrong with the sources before anything runs; reads headers, writes nothing."""
         return []
 
+    def prepare(self, cohort: Cohort, settings: Settings, store: Store | None) -> None:
+        """Fetch what all items need from elsewhere; nothing runs where that fails. `store` is None where there is none.
+
+        Raises:
+            InputError: it is not there and cannot be fetched.
+        """
+        return
+
     def finalise(self, cohort: Cohort, settings: Settings, store: Store) -> list[Item]:
         """Items that can be planned only once the others are done (reductions); run like them."""
         return []

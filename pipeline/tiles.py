@@ -16,7 +16,7 @@ from ..stores import arrays, tables
 from ..stores.records import Store
 from ..stores.specs import BAG_PIXELS, BAGS, ArraySpec
 from .cohorts.cohort import Cohort, Slide
-from .pathology.annotations import check_place, classify, read_annotations
+from .pathology.annotations import check_frame, check_place, classify, read_annotations
 from .pathology.bags import Colour, recolour, write_recipe
 from .pathology.colours import colour_of, look_at, target_of
 from .pathology.crossings import cannot_be_joined
@@ -93,7 +93,7 @@ class TilesStage(Stage):
                 warnings += notes
             bags = plan_bags(regions, reader, tiles)
             if not bags:
-                warnings.append("no place of the slide holds a bag: the regions are too small or there is no tissue")
+                warnings.append(_why_no_bag(regions, reader, tiles))
             colour = colour_of(reader, bags, look, tiles, payload.target_slide)
             rows, samples = _write_bags(out, reader, slide, bags, colour, tiles)
             tables.write_table(out / "bags.parquet", rows, BAGS)
@@ -182,8 +182,22 @@ def _regions(
             "outlines of regions",
             "Join or simplify the areas.",
         )
-    notes = annotations.notes + check_place(annotations, reader.size_level0, slide.slide)
+    notes = annotations.notes + check_frame(slide.annotation, reader.scanned_corner_level0)
+    notes += check_place(annotations, reader.size_level0, slide.slide)
     return PolygonRegions(areas, reader.size_level0, tiles.region_priority), notes
+
+
+def _why_no_bag(regions: Regions, reader: SlideReader, tiles: TilesSettings) -> str:
+    """Why a slide has no bag: how much of the best place lies in a region, against what is asked for."""
+    said = "no place of the slide holds a bag:"
+    anywhere = plan_bags(regions, reader, tiles.model_copy(update={"min_region_share": 0.0}))
+    if not anywhere:
+        return f"{said} it has no tissue, or no region in its annotation"
+    best = max(bag.region_share for bag in anywhere)
+    return (
+        f"{said} one of {tiles.bag_px} px at {tiles.working_mpp:g} µm/px has at most {best:.0%} in a region, and "
+        f"tiles.min_region_share asks for {tiles.min_region_share:.0%}"
+    )
 
 
 def _pixels_spec(tiles: TilesSettings) -> ArraySpec:

@@ -43,9 +43,7 @@ def parse_place(text: str) -> Place:
         place = UPath(text.rstrip("/"), use_listings_cache=False)
         _ = place.fs
     except ImportError as error:
-        raise ConfigError(
-            f"{text}: {error}; for s3:// install mumo with its extra, `pip install 'mumo[s3]'`"
-        ) from error
+        raise ConfigError(f"{text}: {error}; for s3:// run `pip install '.[s3]'` in your copy of mumo") from error
     except ValueError as error:
         raise ConfigError(f"{text}: fsspec does not know this kind of URL: {error}") from error
     return place

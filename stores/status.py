@@ -20,6 +20,11 @@ def store_status(store: Store, *, with_digest: bool = False) -> dict[str, Any]:
             "empty": states.count("empty"),
             "failed": len(failures),
             "bytes": store.files.size(store.path / name),
+            "nothing_in": {
+                item: "; ".join(record.summary.get("warnings", ()))
+                for item, record in records.items()
+                if record.status == "empty"
+            },
             "failures": {item: f"{failure.error}: {failure.message}" for item, failure in failures.items()},
         }
     result: dict[str, Any] = {"stages": stages, "dice": _dice(store)}

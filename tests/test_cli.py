@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 import typer
 
 import mumo.cli
@@ -72,8 +75,66 @@ def test_help__says_what_is_read_written_and_returned(command: str, capsys: pyte
 def test_check__good_cohort(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(cohort.parent.iterdir())
     assert run("check", cohort) == 0
-    assert "0 errors" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.splitlines() == [
+        "2 patients: 0 with slides (0), 0 with CT (0, 0 lesions); response known of 2: 1 responders, 1 not",
+        "0 errors, 0 warnings",
+    ]
     assert sorted(cohort.parent.iterdir()) == before
+
+
+def test_check__words_to_map_are_lines_for_the_cohort_file(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (cohort.parent / "patients.csv").write_text("id,sex,best\nP1,weibl.,PR\nP2,Weibl.,n.b.\n")
+    assert run("check", cohort) == 2
+    said = capsys.readouterr().out
+    assert '[patients.values.sex]  # one of: male, female\n"weibl." = "?"\n' in said
+    assert '[patients.values.recist]  # one of: CR, PR, SD, PD, non-CR/non-PD\n"n.b." = "?"\n' in said
+    assert "2 errors in 3 places, 0 warnings\nNothing is extracted until these are corrected." in said
+    lines = said[said.index("[patients.values.sex]") : said.index("2 errors")]
+    words = lines.replace('weibl." = "?"', 'weibl." = "female"').replace('n.b." = "?"', 'n.b." = ""')
+    text = cohort.read_text().replace('[patients.values.sex]\nm = "male"\n', "") + words
+    cohort.write_text(text)
+    assert run("check", cohort) == 0
+
+
+def test_check__says_that_files_fail_alone(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (cohort.parent / "slides.csv").write_text("s,p,f\nS1,P1,none.svs\n")
+    slides = '[slides]\ntable = "slides.csv"\n[slides.columns]\nslide = "s"\npatient = "p"\npath = "f"\n'
+    cohort.write_text(cohort.read_text() + slides)
+    assert run("check", cohort) == 2
+    assert "1 error, 0 warnings\nThe tables can be used. What the errors name fails alone" in capsys.readouterr().out
+
+
+def test_check__warns_where_there_is_no_response_to_learn(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (cohort.parent / "patients.csv").write_text("id,sex,best\nP1,m,PR\nP2,female,\n")
+    assert run("check", cohort) == 0
+    assert "found 1 responders and 0 others; expected some of both." in capsys.readouterr().err
+
+
+def test_check__a_folder_is_no_cohort_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("check", tmp_path) == 2
+    assert f"error: {tmp_path.name}: found a folder; expected a cohort file (TOML)" in capsys.readouterr().err
+
+
+def test_main__one_thread_unless_the_user_says_otherwise(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for before, after in ((None, "1"), ("4", "4")):
+        if before is None:
+            monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        else:
+            monkeypatch.setenv("OMP_NUM_THREADS", before)
+        run("check", cohort)
+        assert os.environ["OMP_NUM_THREADS"] == after
+
+
+def test_main__stopped_by_the_user_says_how_to_go_on(
+    cohort: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mumo.pipeline.check.check_cohort", interrupted)
+    assert run("check", cohort) == 130
+    assert "stopped; what was finished is kept: run extract again" in capsys.readouterr().err
 
 
 def test_check__all_problems_as_json(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,6 +192,48 @@ def test_extract__dry_run_says_what_and_why(cohort: Path, capsys: pytest.Capture
     capsys.readouterr()
     run(*main_arguments, "--dry-run", "--set", "clinical.age_edge_years=65")
     assert "clinical/cohort: stale (settings.age_edge_years)" in capsys.readouterr().out
+
+
+def test_extract__weights_that_cannot_be_fetched_stop_it_at_the_start(
+    cohort: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(cohort.parent / "torch"))
+    monkeypatch.setattr("torch.hub.download_url_to_file", no_network)
+    add_glass(cohort)
+    store = cohort.parent / "store"
+    assert run("extract", "all", cohort, store, "--workers", 0) == 2
+    assert "cannot be fetched (no network)" in capsys.readouterr().err
+    assert not (store / "tiles").exists()
+    assert run("extract", "tiles", cohort, store, "--workers", 0) == 0
+    assert run("extract", "all", cohort, store, "--workers", 0, "--set", "embed.weights=random:0") == 0
+
+
+def add_glass(cohort: Path) -> None:
+    """Give patient P1 a slide without tissue."""
+    glass = np.full((512, 512, 3), 243, dtype=np.uint8)
+    resolution: dict[str, Any] = {"resolution": (2e4, 2e4), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(cohort.parent / "s.tif", glass, tile=(128, 128), photometric="rgb", **resolution)
+    (cohort.parent / "slides.csv").write_text("s,p,f\nS1,P1,s.tif\n")
+    slides = '[slides]\ntable = "slides.csv"\n[slides.columns]\nslide = "s"\npatient = "p"\npath = "f"\n'
+    cohort.write_text(cohort.read_text() + slides)
+
+
+def test_extract__empty_items_are_named_with_their_reason_every_time(
+    cohort: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_glass(cohort)
+    store = cohort.parent / "store"
+    expected = "empty: tiles/slide-S1: no place of the slide holds a bag: it has no tissue"
+    for counts in ("0 computed, 0 already done, 1 empty", "0 computed, 1 already done, 0 empty"):
+        assert run("extract", "tiles", cohort, store, "--workers", 0) == 0
+        said = capsys.readouterr()
+        assert counts in said.out
+        assert said.err.count(expected) == 1
+    assert run("status", store) == 0
+    assert expected in capsys.readouterr().out
 
 
 def test_extract__dry_run_estimates_and_refuses_a_full_disk(

@@ -57,6 +57,8 @@ def test_readme__mumo_commands_run(demo: Path, tmp_path: Path, monkeypatch: pyte
     shutil.copytree(demo / "cohort", tmp_path, dirs_exist_ok=True)
     for name in ("store", "other-store"):
         shutil.copytree(demo / "store", tmp_path / name)
+    (tmp_path / "my-cohort" / "P0001").mkdir(parents=True)
+    shutil.copy(next((demo / "cohort" / "slides").iterdir()), tmp_path / "my-cohort" / "P0001")
     monkeypatch.setenv("MUMO_CONFIG", str(demo / "cohort" / "demo.toml"))
     ran = []
     for command in commands():
@@ -70,7 +72,9 @@ def test_readme__mumo_commands_run(demo: Path, tmp_path: Path, monkeypatch: pyte
             )
             assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
             ran.append(command[1])
-    assert set(ran) == {"check", "extract", "status", "export-bags", "fit", "baselines", "explain", "report", "predict"}
+    wanted = "init check extract status export-bags fit baselines explain report predict"
+    assert set(ran) == set(wanted.split())
+    assert (tmp_path / "my-cohort" / "cohort.toml").exists()
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
     assert 'href="explain/index.html"' in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert (tmp_path / "out.parquet").exists()

@@ -26,23 +26,49 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 Scalar = str | bool | int | float | datetime.date
 Text = Annotated[str, Field(min_length=1)]
+DateOrder = Literal["day-month", "month-day"]
 
 
-class TableSection(Section):
+class TableFormat(Section):
+    """How the file of a table is read."""
+
+    sheet: str | None = None
+    """Sheet of a spreadsheet; none: the first."""
+    header_row: Annotated[int, Field(ge=1)] | None = None
+    """Row of the header, counted from 1; none: the first that is not blank. What stands above is not read."""
+    separator: Literal[",", ";", "\t", "|"] | None = None
+    """What stands between the columns of a text file; none: commas in a .csv, tabs in a .tsv."""
+    encoding: Literal["utf-8", "utf-16", "cp1252", "iso-8859-15", "mac-roman", "gb18030", "shift_jis"] = "utf-8"
+    """Encoding of a text file; `cp1252` is what a Western Windows writes."""
+
+
+class TableSection(TableFormat):
     """A table and how its columns and words become mumo's."""
 
     table: Text
     """The table's file, from the data folder: .csv, .tsv, .parquet, .xlsx, .xls or .ods."""
-    sheet: str | None = None
-    """Sheet of a spreadsheet; none: the first."""
+    decimal: Literal[".", ","] = "."
+    """Sign before the decimals of numbers that are text; with a comma, a point is accepted too."""
+    date_order: DateOrder | None = None
+    """Which of day and month comes first in dates with slashes; `31.12.2020` and `2020-12-31` are clear without."""
     unknown: tuple[str, ...] = DEFAULT_UNKNOWN
     """Words that mean unknown."""
     columns: dict[str, str]
     """mumo's field = the user's column; columns that are not named here are not read."""
     constants: dict[str, Scalar] = Field(default_factory=dict)
     """mumo's field = the value of every row."""
+    intervals: dict[str, tuple[str, str]] = Field(default_factory=dict)
+    """mumo's field of days = your columns of the first and the last date."""
+    units: dict[str, Literal["days", "weeks", "months", "years"]] = Field(default_factory=dict)
+    """mumo's field of days = the unit in which your column has it; a month is 365.25 / 12 days."""
     values: dict[str, dict[str, Scalar]] = Field(default_factory=dict)
-    """Field → the user's word, or a pattern with `*` = mumo's word; "" = unknown."""
+    """Field → the user's word, or a pattern with `*` = mumo's word; "" = unknown. Case matters only where the file
+    maps both cases."""
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Fields that the table gives, by a column, a constant or two dates."""
+        return frozenset((*self.columns, *self.constants, *self.intervals))
 
 
 class SlidesSection(TableSection):
@@ -92,14 +118,17 @@ def read_cohort_file(file: Path) -> tuple[CohortFile | None, list[Problem]]:
     try:
         size = file.stat().st_size
         if size > _MAX_FILE_BYTES:
-            return None, [_file_problem(file, f"{size} bytes", f"at most {_MAX_FILE_BYTES} bytes")]
+            return None, [
+                _file_problem(file, f"{size} bytes", f"a cohort file (TOML) of at most {_MAX_FILE_BYTES} bytes")
+            ]
         values = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        return None, [_file_problem(file, error.strerror or type(error).__name__, "a readable file")]
+        found = "a folder" if file.is_dir() else error.strerror or type(error).__name__
+        return None, [_file_problem(file, found, "a cohort file (TOML); `mumo init` drafts one")]
     except UnicodeDecodeError:
-        return None, [_file_problem(file, "bytes that are not UTF-8", "UTF-8 text")]
+        return None, [_file_problem(file, "bytes that are not UTF-8", "a cohort file (TOML) in UTF-8")]
     except tomllib.TOMLDecodeError as error:
-        return None, [_file_problem(file, f"no valid TOML: {error}", "a TOML file")]
+        return None, [_file_problem(file, f"no valid TOML: {error}", "a cohort file (TOML)")]
     return _validate(file, values)
 
 
@@ -177,4 +206,4 @@ def _known_keys(path: list[str]) -> tuple[str, ...]:
 
 
 def _file_problem(file: Path, found: str, expected: str) -> Problem:
-    return Problem(file.name, "", "", found, expected, "Correct the cohort file and run again.")
+    return Problem(file.name or str(file), "", "", found, expected, "Correct the cohort file and run again.")

@@ -66,6 +66,8 @@ class FieldSpec:
     """The closed vocabulary, where there is one."""
     required: bool = False
     """Whether every row needs it."""
+    unit: str = ""
+    """Unit of a field that is a number which may have decimals; empty: no such field."""
 
 
 def normal(text: str) -> str:
@@ -247,7 +249,7 @@ def _number(name: str, low: float, high: float, unit: str) -> FieldSpec:
             raise CellError(expected, _comma_hint(cell))
         return value
 
-    return FieldSpec(name, expected, parse)
+    return FieldSpec(name, expected, parse, unit=unit)
 
 
 def _whole(name: str, low: int, high: int) -> FieldSpec:
@@ -274,11 +276,13 @@ def _share(name: str) -> FieldSpec:
             raise CellError(expected, _comma_hint(cell))
         return value
 
-    return FieldSpec(name, expected, parse)
+    return FieldSpec(name, expected, parse, unit="share")
 
 
 def _comma_hint(cell: str) -> str:
-    return "Write decimals with a point. " if "," in cell and parse_number(cell.replace(",", ".")) is not None else ""
+    if "," not in cell or parse_number(cell.removesuffix("%").replace(",", ".")) is None:
+        return ""
+    return 'Set decimal = "," for the table, or write decimals with a point. '
 
 
 def _start_year(edges: tuple[int, ...]) -> FieldSpec:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ...errors import Problem
 from ...stores.records import is_safe_id
+from .cells import section_key
 from .cohort_file import CohortFile, TableSection, near_match, shorten
 from .fields import HER2_LEVELS, CellError, FieldSpec, complete_shares
 from .source_tables import Row, TableRows, read_fields
@@ -87,7 +88,7 @@ def read_patients(
         problems.append(main.problem(None, "", found="no rows", expected="a row a patient", remedy="Fill the table."))
     joined = PatientTables(patients, tuple(tables))
     for table, section in zip(tables[1:], content.reports, strict=True):
-        given = (section.columns.keys() | section.constants.keys()) - {"patient"}
+        given = section.given - {"patient"}
         for row in table.rows:
             patient = row.values["patient"]
             if patient in patients:
@@ -136,9 +137,9 @@ def unknown_reference(table: TableRows, row: Row, name: str, known: Collection[s
 
 def _mapped_twice(content: CohortFile) -> Iterable[Problem]:
     """Fields that more than one table gives."""
-    seen = set(content.patients.columns) | set(content.patients.constants)
+    seen = set(content.patients.given)
     for number, section in enumerate(content.reports, start=1):
-        own = {*section.columns, *section.constants} - {"patient"}
+        own = section.given - {"patient"}
         for name in sorted(own & seen):
             remedy = "Leave the field out of one of them."
             yield Problem(f"reports {number}", "", name, "a field of an earlier table", "one table a field", remedy)
@@ -176,7 +177,7 @@ def _group_source(tables: PatientTables, content: CohortFile) -> Iterable[Proble
 
 
 def _gives(section: TableSection, name: str) -> bool:
-    return name in section.columns or name in section.constants
+    return name in section.given
 
 
 def _treatment_group(tables: PatientTables, patient: PatientRow, cutoffs: Mapping[str, float]) -> Iterable[Problem]:
@@ -215,14 +216,20 @@ def _her2_shares(tables: PatientTables, patient: PatientRow) -> Iterable[Problem
 
 
 def _outcome(tables: PatientTables, patient: PatientRow, name: str) -> Iterable[Problem]:
-    """An event needs a time; a time without an event is of use for the label rule alone."""
+    """An event without a time counts as unknown; a time without an event is of use for the label rule alone."""
     days, event = patient.values[f"{name}_days"], patient.values[f"{name}_event"]
     if patient.is_bad(f"{name}_days", f"{name}_event"):
         return
     if event and days is None:
-        found = f"an event without {name}_days"
-        remedy = "Give the time, or leave the event unknown."
-        yield tables.problem(patient, f"{name}_event", found=found, expected="a time for each event", remedy=remedy)
+        patient.values[f"{name}_event"] = None
+        yield tables.problem(
+            patient,
+            f"{name}_event",
+            found=f"an event without {name}_days",
+            expected="a time for each event",
+            remedy="It counts as unknown, and the patient is left out of this survival outcome.",
+            severity="warning",
+        )
     if days is not None and event is None:
         found = f"a time without {name}_event"
         remedy = "The patient is left out of this survival outcome."
@@ -247,7 +254,8 @@ def _months(tables: PatientTables) -> Iterable[Problem]:
                 name,
                 found=f"no time longer than {max(days):g}",
                 expected="days",
-                remedy="If these are weeks or months, give days; they are used as they are.",
+                remedy=f'If these are weeks or months, say so: [{section_key(source.table)}.units] {name} = "months"; '
+                "they are used as they are.",
                 severity="warning",
             )
 

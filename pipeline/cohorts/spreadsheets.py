@@ -65,6 +65,20 @@ def read_sheet(file: Path, sheet: str | None = None) -> list[list[Any]]:
         raise TableError(file, expected="a spreadsheet", found=f"a file that cannot be read: {error}") from error
 
 
+def sheet_names(file: Path) -> list[str]:
+    """Names of the sheets of a workbook, in order.
+
+    Raises:
+        TableError: not a workbook of this format, or larger than the limits.
+    """
+    if file.suffix.lower() != ".xls":
+        _check_archive(file)
+    try:
+        return list(CalamineWorkbook.from_path(str(file)).sheet_names)
+    except (CalamineError, OSError, ValueError) as error:
+        raise TableError(file, expected="a spreadsheet", found=f"a file that cannot be read: {error}") from error
+
+
 def _check_archive(file: Path) -> None:
     try:
         with zipfile.ZipFile(file) as archive:

@@ -161,6 +161,18 @@ def weights_identity(settings: EmbedSettings) -> str:
     return found
 
 
+def fetch_weights(settings: EmbedSettings) -> None:
+    """Have torchvision's published weights on this machine, where these are the ones that are asked for.
+
+    Raises:
+        ConfigError: an unknown backbone.
+        InputError: they are not here and cannot be fetched.
+    """
+    known = architecture(settings.backbone)
+    if settings.weights == "imagenet" and known.weights is not None:
+        _imagenet_file(known)
+
+
 def _seed(weights: str) -> int:
     text = weights.removeprefix("random:")
     if not text.isdecimal():
@@ -211,7 +223,9 @@ def resolve_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
 
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
-        raise ConfigError("run.device: found cuda, but PyTorch sees no CUDA device here; set it to auto or cpu")
+        raise ConfigError(
+            "run.device: found cuda, but PyTorch sees no CUDA device here; set it, or --device, to auto or cpu"
+        )
     return "cuda" if wanted != "cpu" and available else "cpu"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
+from .names import FIRST_ORDER
 
 if TYPE_CHECKING:
     from ...config import RadiomicsSettings
@@ -20,25 +21,6 @@ SHAPE_CLASSES = ("shape", "shape2D")
 """Feature classes that look at the mask alone; never computed on bags, whose mask is the whole square."""
 
 _MAX_FILE_BYTES = 1_000_000
-_FIRST_ORDER = (
-    "10Percentile",
-    "90Percentile",
-    "Energy",
-    "Entropy",
-    "InterquartileRange",
-    "Kurtosis",
-    "Maximum",
-    "Mean",
-    "MeanAbsoluteDeviation",
-    "Median",
-    "Minimum",
-    "Range",
-    "RobustMeanAbsoluteDeviation",
-    "RootMeanSquared",
-    "Skewness",
-    "Uniformity",
-    "Variance",
-)
 _OWN_SETTINGS = ("label", "label_channel", "additionalInfo", "geometryTolerance", "correctMask")
 """Settings of a file about how images and masks are read; mumo hands both over itself, with 1 as the only label."""
 
@@ -84,7 +66,8 @@ def mumo_736(bin_width: float = 25.0) -> dict[str, dict[str, Any]]:
         "setting": {"binWidth": bin_width, "force2D": True, "force2Ddimension": 0},
         "imageType": {"Original": {}, "Wavelet": {}, "Square": {}, "SquareRoot": {}, "Gradient": {}},
         "featureClass": {
-            "firstorder": list(_FIRST_ORDER),
+            # by name: the order of the features of stores that exist
+            "firstorder": sorted(name for name in FIRST_ORDER if name != "TotalEnergy"),
             **{name: [] for name in ("glcm", "glrlm", "glszm", "gldm", "ngtdm")},
         },
     }

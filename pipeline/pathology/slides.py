@@ -215,6 +215,7 @@ class SlideReader:
         self.mpp_level0 = resolution.mpp
         self.resolution = resolution
         self.background = _background(image.properties)
+        self._scanned_corner = _scanned_corner(image.properties)
         self._image = image
         self._levels = _usable_levels(image)
 
@@ -233,6 +234,11 @@ class SlideReader:
         """Width and height of level 0, px."""
         width, height = self._image.level_dimensions[0]
         return width, height
+
+    @property
+    def scanned_corner_level0(self) -> tuple[int, int]:
+        """Upper left corner of the scanned area, px; (0, 0) where the file names none, as most formats do."""
+        return self._scanned_corner
 
     def level_for(self, mpp: float) -> int:
         """The coarsest level that is not coarser than `mpp` (µm/px); level 0 where there is none.
@@ -348,6 +354,14 @@ def _usable_levels(image: SlideImage) -> dict[int, float]:
         if level and all(fits):
             levels[level] = float(downsample)
     return levels
+
+
+def _scanned_corner(properties: Mapping[str, str]) -> tuple[int, int]:
+    try:
+        x, y = (int(properties[name]) for name in (openslide.PROPERTY_NAME_BOUNDS_X, openslide.PROPERTY_NAME_BOUNDS_Y))
+    except (KeyError, ValueError):
+        return 0, 0
+    return x, y
 
 
 def _background(properties: Mapping[str, str]) -> tuple[int, int, int]:

@@ -17,7 +17,7 @@ import numpy as np
 import pydicom
 from pydicom.uid import UID
 
-from .dicom_header import HEADER_ERRORS, Header, quiet_pydicom, read_header
+from .dicom_header import HEADER_ERRORS, Header, is_dicom, quiet_pydicom, read_header
 from .formats import check_voxels, unreadable
 from .geometry import FloatArray, Geometry, ImageError, Triple
 
@@ -109,6 +109,8 @@ def read_series(
     """
     with quiet_pydicom():
         images = [_read_image(file, name) for file in sorted(folder.iterdir()) if file.is_file()]
+        if not any(images):
+            raise _no_images(folder, name)
         chosen, notes = _choose([one for one in images if one], series_uid, name)
         slices = [_slice(image, name) for image in chosen]
         first = slices[0]
@@ -228,15 +230,23 @@ def _square_axes(orientation: tuple[float, ...]) -> tuple[Triple, Triple]:
     return (float(row[0]), float(row[1]), float(row[2])), (float(column[0]), float(column[1]), float(column[2]))
 
 
+def _no_images(folder: Path, name: str) -> ImageError:
+    """A folder without images; folders are not named, for they may be called after a patient."""
+    inside = [one for one in folder.iterdir() if one.is_dir()]
+    filled = sum(any(is_dicom(file) for file in one.iterdir() if file.is_file()) for one in inside)
+    found = "a folder without DICOM images"
+    if not filled:
+        return ImageError(name, found, "the slices of one CT series", "Correct the path in the table.")
+    found += f", but with DICOM files in {filled} of the folders in it"
+    remedy = "Give the folder that the slices lie in, not the one above it."
+    return ImageError(name, found, "the slices of one CT series", remedy)
+
+
 def _choose(images: list[_Image], series_uid: str | None, name: str) -> tuple[list[_Image], list[str]]:
     """The images of the one series that is meant, and sentences on the choice."""
     series: dict[str, list[_Image]] = defaultdict(list)
     for image in images:
         series[image.series_uid].append(image)
-    if not series:
-        raise ImageError(
-            name, "a folder without DICOM images", "the slices of one CT series", "Correct the path in the table."
-        )
     if series_uid is not None:
         if series_uid in series:
             return series[series_uid], []

@@ -91,6 +91,15 @@ def quiet_pydicom() -> Iterator[None]:
         log.disabled = before
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins like a DICOM file."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
 def read_header(file: Path) -> Header | None:
     """The header of a file; none where it does not begin like DICOM.
 

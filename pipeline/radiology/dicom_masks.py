@@ -65,15 +65,6 @@ class RegionMask:
     warnings: tuple[str, ...] = ()
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file begins like a DICOM file."""
-    try:
-        with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
 def read_region(path: Path, region: Region, grid: Geometry, *, max_voxels: int, name: str) -> RegionMask:
     """One region of an RTSTRUCT, filled on `grid`, or of a SEG, on its own grid.
 

@@ -12,7 +12,8 @@ import SimpleITK as sitk
 
 from ...config import RoisSettings
 from ..cohorts.cohort import Lesion
-from .dicom_masks import Region, is_dicom, read_region
+from .dicom_header import is_dicom
+from .dicom_masks import Region, read_region
 from .geometry import Geometry, ImageError, check_same_geometry
 from .volumes import Volume, in_lps, read_labels
 

@@ -168,7 +168,7 @@ def _onnx(path: Path) -> Network:
         import onnxruntime
     except ImportError:
         raise ConfigError(
-            "rois.segmentation.network: an ONNX file needs onnxruntime; install it with `pip install mumo[onnx]`"
+            "rois.segmentation.network: ONNX needs onnxruntime; in your copy of mumo, run: pip install '.[onnx]'"
         ) from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

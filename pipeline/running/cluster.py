@@ -18,7 +18,7 @@ from concurrent.futures import wait
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 from distributed import Client, Security, get_worker
@@ -83,6 +83,7 @@ class DaskCluster:
     insecure: bool = False
     """Allow a scheduler on another machine without TLS."""
     where: str = field(default="", init=False)
+    local: ClassVar[bool] = False
     _client: Any = field(default=None, init=False)
     _plugin: str = field(default="", init=False)
 

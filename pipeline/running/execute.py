@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from ...config import Settings
 from .commits import Committer, finished
@@ -39,6 +39,11 @@ class Executor(Protocol):
     where: str
     """What it runs on, in words, for people."""
 
+    @property
+    def local(self) -> bool:
+        """Whether items run on this machine."""
+        ...
+
     def run(self, tasks: Iterable[Task]) -> Iterator[Status]:
         """Run every task; each yields exactly one status. Tasks are taken from the iterable as they are needed."""
         ...
@@ -57,6 +62,7 @@ class InProcess:
     """
 
     where: str = "this process, where run.item_timeout_s and run.item_memory_mb do not hold"
+    local: ClassVar[bool] = True
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Status]:
         """Run every task; each yields exactly one status. Items are made durable while the next ones are computed."""
@@ -86,6 +92,7 @@ class LocalProcesses:
     workers: int
     settings: Settings
     where: str = field(default="", init=False)
+    local: ClassVar[bool] = True
     _children: ChildPool = field(default_factory=ChildPool, init=False)
 
     def __enter__(self) -> Self:

@@ -26,6 +26,10 @@ class Planned:
     """Why: what changed, what is missing, or what the error was."""
     depends: dict[str, Any]
     """Everything that the item depends on, as its record will say; empty when waiting."""
+    empty: bool = False
+    """Whether it is done and there was nothing in it."""
+    notes: tuple[str, ...] = ()
+    """Warnings of an item that is done."""
     unusable: str = ""
     """Why the item cannot even start (a source is missing); it is recorded as failed with this message."""
 
@@ -88,7 +92,10 @@ def _plan_item(
         depends["sources"] = {source.role: "missing" for source in item.sources}
         unusable = str(error)
     state, reasons = _state(depends, record, failure, force=force)
-    return Planned(item, state, reasons, depends, unusable)
+    if state != "done" or record is None:
+        return Planned(item, state, reasons, depends, unusable=unusable)
+    notes = tuple(record.summary.get("warnings", ()))
+    return Planned(item, state, reasons, depends, record.status == "empty", notes, unusable)
 
 
 def _state(

@@ -55,7 +55,7 @@ def test_export_onnx__says_the_same_of_every_patient(tmp_path: Path) -> None:
 
 def test_export_onnx__without_the_packages_says_which_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(FitError, match=r"mumo\[onnx\]"):
+    with pytest.raises(FitError, match=r"\.\[onnx\]"):
         export_onnx(tmp_path, tmp_path / "model.onnx")
 
 
@@ -86,7 +86,7 @@ def test_fit__with_tensorboard_logs_every_epoch(tmp_path: Path) -> None:
 
 def test_fit__with_a_tracker_that_is_not_installed_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.raises(FitError, match=r"mumo\[mlflow\]"):
+    with pytest.raises(FitError, match=r"\.\[mlflow\]"):
         fitted(tmp_path, trackers=("mlflow",))
 
 

@@ -13,8 +13,10 @@ from stand_in_stages import Copying, Counting, Tallying, make_items
 from mumo.config import Settings
 from mumo.errors import ConfigError, StoreError
 from mumo.pipeline.extract import Choice, StageReport, run_stage
+from mumo.pipeline.extract import extract as run_extract
+from mumo.pipeline.running.cluster import DaskCluster
 from mumo.pipeline.running.estimates import check_room, estimate
-from mumo.pipeline.running.execute import InProcess, Status
+from mumo.pipeline.running.execute import InProcess, LocalProcesses, Status
 from mumo.pipeline.running.planning import plan_items
 from mumo.pipeline.running.sharing import Sharing
 from mumo.pipeline.running.sources import SourceDigests, digest_source
@@ -255,3 +257,41 @@ def test_estimate__nothing_done_yet_is_not_known(store: Store) -> None:
     (guess,) = estimate(store, plan)
     assert guess.bytes != guess.bytes
     check_room(store.path / "not" / "there" / "yet", [guess])
+
+
+def extract_on(executor: Any, store: Store, device: str, *stages: str) -> list[StageReport]:
+    settings = Settings.model_validate({"run": {"device": device}})
+    cohort: Any = SimpleNamespace(file=Path("cohort.toml"))
+    return run_extract(cohort, store, settings, Choice(stages), executor, Silent())
+
+
+@pytest.fixture
+def without_cuda(monkeypatch: pytest.MonkeyPatch) -> dict[str, Copying]:
+    """No CUDA here; `tiles` and `embed` are stages that copy."""
+    stages = {name: Copying(make_items({"a": "1"}, stage=name)) for name in ("tiles", "embed")}
+    for name, stage in stages.items():
+        monkeypatch.setattr(stage, "name", name)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("mumo.pipeline.extract.get_stage", stages.__getitem__)
+    return stages
+
+
+@pytest.mark.parametrize("executor", [InProcess(), LocalProcesses(2, Settings())], ids=["in-process", "processes"])
+def test_extract__refuses_cuda_at_once_where_this_machine_would_embed_without_one(
+    executor: Any, store: Store, without_cuda: dict[str, Copying]
+) -> None:
+    with pytest.raises(ConfigError, match=r"run\.device: found cuda, but PyTorch sees no CUDA device here"), executor:
+        extract_on(executor, store, "cuda", "tiles", "embed")
+    assert not store.records("tiles") and not store.failures("embed")
+    assert not list((Path(str(store.path)) / "runs").glob("*"))
+
+
+def test_extract__takes_any_device_where_nothing_is_embedded_or_others_embed(
+    store: Store, without_cuda: dict[str, Copying]
+) -> None:
+    assert [report.ok for report in extract_on(InProcess(), store, "cuda", "tiles")] == [1]
+    assert [report.ok for report in extract_on(InProcess(), store, "auto", "embed")] == [1]
+    assert DaskCluster.local is False
+    elsewhere = InProcess()
+    elsewhere.local = False  # type: ignore[misc]  # stands in for a cluster, whose workers decide for themselves
+    assert [report.up_to_date for report in extract_on(elsewhere, store, "cuda", "tiles", "embed")] == [1, 1]

@@ -289,13 +289,18 @@ def test_run__slide_smaller_than_half_a_bag_is_empty(tmp_path: Path) -> None:
     found = tile(tmp_path, slide(write_slide(tmp_path / "s.tif", tissue(60, 100))))
     assert found.outcome.status == "empty"
     assert found.outcome.summary["bags"] == 0
-    assert "no place of the slide holds a bag" in found.outcome.summary["warnings"][0]
+    assert found.outcome.summary["warnings"] == [
+        "no place of the slide holds a bag: one of 128 px at 0.5 µm/px has at most 33% in a region, and "
+        "tiles.min_region_share asks for 50%"
+    ]
     assert found.pixels.shape == (0, 128, 128, 3)
     assert found.rows == []
 
 
 def test_run__empty_glass_is_empty(tmp_path: Path) -> None:
-    assert tile(tmp_path, slide(write_slide(tmp_path / "s.tif", glass(300, 300)))).outcome.status == "empty"
+    outcome = tile(tmp_path, slide(write_slide(tmp_path / "s.tif", glass(300, 300)))).outcome
+    assert outcome.status == "empty"
+    assert "it has no tissue, or no region in its annotation" in outcome.summary["warnings"][0]
 
 
 @pytest.mark.parametrize(

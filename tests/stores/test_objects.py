@@ -300,7 +300,7 @@ def test_parse_place__a_missing_package_is_named() -> None:
     code = "import sys; sys.modules['s3fs'] = None; from mumo.stores.places import *; parse_place('s3://bucket/store')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ConfigError" in done.stderr
-    assert "pip install 'mumo[s3]'" in done.stderr
+    assert "pip install '.[s3]'" in done.stderr
 
 
 def test_parse_place__folders_stay_folders(tmp_path: Path) -> None:

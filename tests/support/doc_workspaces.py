@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mumo.pipeline.synthetic.cohort import write_cohort
+
 QUICK = """
 [model]
 width = 16
@@ -54,8 +56,32 @@ def add_expression(folder: Path) -> None:
     frame[frame.index % 3 != 0].to_csv(folder / "expression.csv", index=False)
 
 
+def add_second_cohort(folder: Path) -> None:
+    """`second`: another hospital's cohort, with other centres, other ids, and more that is unknown."""
+    write_cohort(folder / "second", patients=12, seed=11)
+    for file, column in {
+        "patients.csv": "hospital_no", "slides.csv": "case", "ct.csv": "pid", "pathology_reports.tsv": "case",
+        "radiology_reports.parquet": "pid",
+    }.items():  # fmt: skip
+        path = folder / "second" / file
+        separator = "\t" if path.suffix == ".tsv" else ","
+        parquet = path.suffix == ".parquet"
+        table = pd.read_parquet(path) if parquet else pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+        table[column] = table[column].str.replace("P", "E", regex=False)
+        if file == "patients.csv":
+            table["site_code"] = table["site_code"].map({"A": "Leiden", "B": "Porto"})
+            table.loc[::4, ["Best response", "PFS (d)", "progressed", "Lauren"]] = ""
+        if parquet:
+            table.to_parquet(path, index=False)
+        else:
+            table.to_csv(path, sep=separator, index=False)
+
+
 def make_own_cohort(folder: Path, demo: Path, toml: str) -> None:
-    """A folder as the page on own cohorts describes it: its cohort file, the demo's data in its columns and words."""
+    """A folder as the page on own cohorts describes it: its cohort file, the demo's data in its columns and words.
+
+    `my-cohort` in it has two patients' slides and no tables yet.
+    """
     for name in ("slides", "annotations", "ct", "masks"):
         shutil.copytree(demo / "cohort" / name, folder / name, copy_function=os.link)
     (folder / "cohort.toml").write_text(toml.replace("patients.xlsx", "patients.csv"))
@@ -65,6 +91,10 @@ def make_own_cohort(folder: Path, demo: Path, toml: str) -> None:
         table[list(_COLUMNS[name])].rename(columns=_COLUMNS[name]).replace(_WORDS).to_csv(
             folder / f"{name}.csv", index=False
         )
+    raw = folder / "my-cohort"
+    for row in tables["slides"].head(2).itertuples():
+        (raw / row.case).mkdir(parents=True)
+        os.link(demo / "cohort" / row.image_file, raw / row.case / Path(row.image_file).name)
 
 
 _COLUMNS = {

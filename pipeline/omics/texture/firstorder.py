@@ -14,32 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ...jit import compiled
+from ..names import FIRST_ORDER
 from .discretise import Levels
 from .glcm import entropy
 
 Floats = npt.NDArray[np.float64]
 
-FEATURES = (
-    "10Percentile",
-    "90Percentile",
-    "Energy",
-    "Entropy",
-    "InterquartileRange",
-    "Kurtosis",
-    "Maximum",
-    "MeanAbsoluteDeviation",
-    "Mean",
-    "Median",
-    "Minimum",
-    "Range",
-    "RobustMeanAbsoluteDeviation",
-    "RootMeanSquared",
-    "Skewness",
-    "TotalEnergy",
-    "Uniformity",
-    "Variance",
-)
-"""All features, in PyRadiomics' order."""
+FEATURES = FIRST_ORDER
 ON_REQUEST = ("StandardDeviation",)
 """Computed only when asked for by name."""
 

@@ -274,7 +274,7 @@ def test_load_cohort__data_folder_that_is_not_there(tmp_path: Path) -> None:
 def test_load_cohort__missing_tables_are_all_named(tmp_path: Path) -> None:
     found = problems(tmp_path, HEAD + PATIENTS + SLIDES + CT, {})
     assert [(problem.table, problem.found) for problem in found] == [
-        (name, f"{name}.csv: no such file") for name in ("patients", "slides", "ct", "lesions")
+        (name, f"no such file: '{name}.csv'") for name in ("patients", "slides", "ct", "lesions")
     ]
     (problem,) = problems(tmp_path, HEAD + PATIENTS, {"patient.csv": ["id"]})
     assert problem.remedy.startswith("Did you mean 'patient.csv'?")
@@ -325,12 +325,13 @@ def test_load_cohort__safe_ids(tmp_path: Path, patient: str) -> None:
 def test_load_cohort__event_needs_a_time_and_a_time_an_event(tmp_path: Path) -> None:
     toml = with_columns(pfs_days="PFS", pfs_event="P", os_days="OS", os_event="D")
     lines = ["id,PFS,P,OS,D", "P1,,1,,yes", "P2,,0,,", "P3,100,,200,0"]
-    found = problems(tmp_path, toml, {"patients.csv": lines})
-    assert [(problem.row, problem.column, problem.severity) for problem in found] == [
-        ("P1 (line 2)", "P", "error"),
-        ("P1 (line 2)", "D", "error"),
+    cohort = load(tmp_path, toml, {"patients.csv": lines})
+    assert [(problem.row, problem.column, problem.severity) for problem in cohort.warnings] == [
+        ("P1 (line 2)", "P", "warning"),
+        ("P1 (line 2)", "D", "warning"),
         ("P3 (line 4)", "PFS", "warning"),
     ]
+    assert [cohort.patients[0].fields[name] for name in ("pfs_event", "os_event")] == [None, None]
 
 
 def test_load_cohort__a_bad_time_is_not_reported_twice(tmp_path: Path) -> None:
@@ -593,7 +594,7 @@ def test_load_cohort__all_problems_of_all_tables_at_once(tmp_path: Path) -> None
     }
     assert len(found) == 18
     severities = [problem.severity for problem in found]
-    assert severities == ["error"] * 17 + ["warning"]
+    assert severities == ["error"] * 16 + ["warning"] * 2
     assert all(problem.expected and problem.found and problem.remedy for problem in found)
 
 

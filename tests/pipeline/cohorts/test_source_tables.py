@@ -19,7 +19,7 @@ from workbooks import STRICT, write_xlsx
 from mumo.config import ClinicalSettings
 from mumo.errors import Problem
 from mumo.pipeline.cohorts import source_tables
-from mumo.pipeline.cohorts.cohort_file import TableSection
+from mumo.pipeline.cohorts.cohort_file import TableFormat, TableSection
 from mumo.pipeline.cohorts.fields import patient_fields
 from mumo.pipeline.cohorts.source_tables import TableRows, cell_text, read_cells, read_fields
 from mumo.pipeline.cohorts.spreadsheets import TableError
@@ -144,7 +144,7 @@ def test_read_cells__missing_file_and_sheet_of_a_csv(tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"t\.csv: expected a table file, found no such file"):
         read_cells(tmp_path / "t.csv")
     with pytest.raises(TableError, match="expected no `sheet` for this format"):
-        read_cells(as_file(tmp_path, "csv"), "One")
+        read_cells(as_file(tmp_path, "csv"), TableFormat(sheet="One"))
 
 
 def test_read_cells__size_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +281,7 @@ def test_read_fields__missing_column_with_near_matches(tmp_path: Path) -> None:
     assert [(p.column, p.found, p.expected) for p in problems] == [
         ("Tumor site", "no such column", "one column for site")
     ]
-    assert problems[0].remedy == "Did you mean 'Tumour sites'? Correct [patients.columns], or the table's header."
+    assert problems[0].remedy == "Did you mean 'Tumour sites'? Correct [patients], or the table's header."
     assert table.readable
     assert table.rows[0].bad == {"site"}
 
@@ -321,7 +321,7 @@ def test_read_fields__mistakes_of_the_section(tmp_path: Path) -> None:
     )
     assert {(p.column, p.found) for p in problems} == {
         ("columns.agee", "the unknown field 'agee'"),
-        ("sex", "a column and a constant"),
+        ("sex", "the field in columns and in constants"),
         ("values.site", "no column"),
         ("constants.line", "'frist'"),
         ("sex", "the mapped word 'mal'"),
@@ -365,3 +365,137 @@ def test_read_fields__parquet_types(tmp_path: Path) -> None:
         ["P1", "male", True, 2019, 0.7, 3],
         ["P2", None, None, None, None, None],
     ]
+
+
+# --- tables as hospitals have them ------------------------------------------------------------------------
+
+
+def test_read_cells__header_below_a_heading(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("As of March 2024,\n,\nid,sex\nP1,male\n", encoding="utf-8")
+    table = read_cells(file, TableFormat(header_row=3))
+    assert (table.header, table.header_line, table.rows) == (("id", "sex"), 3, ((4, ("P1", "male")),))
+
+
+def test_read_cells__semicolons_and_another_encoding(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_bytes("Nr;Größe\nP1;1,5\n".encode("cp1252"))
+    assert read_cells(file, TableFormat(separator=";", encoding="cp1252")).header == ("Nr", "Größe")
+    with pytest.raises(TableError) as refused:
+        read_cells(file, TableFormat(separator=";"))
+    assert "`encoding`" in refused.value.remedy
+
+
+def test_read_cells__semicolons_are_named_with_the_key_that_reads_them(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id;sex\nP1;male\n")
+    with pytest.raises(TableError) as refused:
+        read_cells(tmp_path / "t.csv")
+    assert 'separator = ";"' in refused.value.remedy
+
+
+def test_read_fields__header_in_another_row_is_found_and_named(tmp_path: Path) -> None:
+    lines = ["As of March,,", "id,sex,age", "P1,male,61"]
+    _, problems = read(tmp_path, lines, columns={"sex": "sex", "age": "age"})
+    assert "Row 2 has them: set header_row = 2." in problems[0].remedy
+    table, problems = read(tmp_path, lines, columns={"sex": "sex", "age": "age"}, header_row=2)
+    assert problems == []
+    assert column(table, "age") == [61.0]
+
+
+def test_read_fields__columns_are_named_once_where_none_is_alike(tmp_path: Path) -> None:
+    _, problems = read(tmp_path, ["id,Geschlecht", "P1,male"], columns={"sex": "Gender", "age": "Years"})
+    assert ["'Geschlecht'" in p.remedy for p in problems] == [True, False]
+
+
+def test_read_fields__table_in_another_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id\nP1\n")
+    section = TableSection(table="tables/t.csv", columns={"patient": "id"})
+    _, problems = read_fields("patients", section, FIELDS, tmp_path / "tables" / "t.csv")
+    assert problems[0].found == "no such file: 'tables/t.csv'"
+    assert "The data folder has 't.csv'." in problems[0].remedy
+
+
+def test_read_fields__words_count_in_any_case_unless_both_are_mapped(tmp_path: Path) -> None:
+    lines = ["id,sex", "P1,W", "P2,w", "P3,M"]
+    table, problems = read(tmp_path, lines, columns={"sex": "sex"}, values={"sex": {"w": "female", "m": "male"}})
+    assert (column(table, "sex"), problems) == (["female", "female", "male"], [])
+    both = {"sex": {"w": "female", "W": "", "m": "male"}}
+    table, problems = read(tmp_path, lines, columns={"sex": "sex"}, values=both)
+    assert (column(table, "sex"), problems) == ([None, "female", "male"], [])
+
+
+def test_read_fields__word_that_could_be_mapped_is_named_with_its_field(tmp_path: Path) -> None:
+    _, problems = read(tmp_path, ["id,sex,age", "P1,w,old"], columns={"sex": "sex", "age": "age"})
+    assert [(p.field, p.word) for p in problems] == [("sex", "w"), ("", "")]
+
+
+def test_read_fields__decimal_comma(tmp_path: Path) -> None:
+    lines = ["id,age,tils", '"P1","61,5","12,5%"', "P2,61.5,0.125"]
+    columns = {"age": "age", "tils": "tils"}
+    table, problems = read(tmp_path, lines, columns=columns, decimal=",")
+    assert problems == []
+    assert column(table, "age") == [61.5, 61.5]
+    assert column(table, "tils") == [0.125, 0.125]
+    _, problems = read(tmp_path, lines, columns=columns)
+    assert ['decimal = ","' in p.remedy for p in problems] == [True, True]
+
+
+def test_read_fields__thousands_separators_are_refused(tmp_path: Path) -> None:
+    _, problems = read(tmp_path, ["id,days", '"P1","1.234,5"'], columns={"pfs_days": "days"}, decimal=",")
+    assert [p.found for p in problems] == ["'1.234,5'"]
+
+
+def test_read_fields__months_and_weeks_become_days(tmp_path: Path) -> None:
+    columns = {"pfs_days": "pfs", "os_days": "os"}
+    units = {"pfs_days": "months", "os_days": "weeks"}
+    table, problems = read(tmp_path, ["id,pfs,os", "P1,12,10", "P2,,2"], columns=columns, units=units)
+    assert problems == []
+    assert column(table, "pfs_days") == [365.25, None]
+    assert column(table, "os_days") == [70, 14]
+
+
+def test_read_fields__unit_of_a_field_that_is_no_time(tmp_path: Path) -> None:
+    _, problems = read(tmp_path, ["id,age", "P1,61"], columns={"age": "age"}, units={"age": "months"})
+    assert [(p.column, p.expected) for p in problems] == [("units.age", "one of: pfs_days, os_days")]
+
+
+def test_read_fields__days_between_two_dates(tmp_path: Path) -> None:
+    lines = ["id,start,end", "P1,2020-01-01,31.01.2020", "P2,2020-01-01 00:00:00,1/31/2020", "P3,,1.2.2020"]
+    table, problems = read(tmp_path, lines, intervals={"pfs_days": ("start", "end")})
+    assert problems == []
+    assert column(table, "pfs_days") == [30, 30, None]
+    assert table.columns["pfs_days"] == "start – end"
+
+
+@pytest.mark.parametrize(
+    ("end", "column_name", "found", "remedy"),
+    [
+        ("03/2021", "end", "'03/2021'", "Correct the cell"),
+        ("31.02.2021", "end", "'31.02.2021'", "Correct the cell"),
+        ("3/4/2021", "end", "'3/4/2021'", "date_order"),
+        ("2019-12-31", "end", "2019-12-31, -1 days after 'start'", "the order of the two columns"),
+        ("43831", "end", "'43831'", "Correct the cell"),
+    ],
+)
+def test_read_fields__dates_that_cannot_be_used(
+    end: str, column_name: str, found: str, remedy: str, tmp_path: Path
+) -> None:
+    lines = ["id,start,end", f"P1,2020-01-01,{end}"]
+    table, (problem,) = read(tmp_path, lines, intervals={"pfs_days": ("start", "end")})
+    assert (problem.column, problem.found, problem.row) == (column_name, found, "P1 (line 2)")
+    assert remedy in problem.remedy
+    assert table.rows[0].bad == {"pfs_days"}
+
+
+@pytest.mark.parametrize(("order", "end"), [("day-month", (2021, 3, 4)), ("month-day", (2021, 4, 3))])
+def test_read_fields__date_order_decides(order: str, end: tuple[int, int, int], tmp_path: Path) -> None:
+    lines = ["id,start,end", "P1,1/1/2021,4/3/2021"]
+    table, problems = read(tmp_path, lines, intervals={"pfs_days": ("start", "end")}, date_order=order)
+    expected = (datetime.date(*end) - datetime.date(2021, 1, 1)).days
+    assert (column(table, "pfs_days"), problems) == ([expected], [])
+
+
+def test_read_fields__interval_column_that_is_not_there(tmp_path: Path) -> None:
+    table, problems = read(tmp_path, ["id,start", "P1,2020-01-01"], intervals={"pfs_days": ("start", "ende")})
+    assert [(p.column, p.expected) for p in problems] == [("ende", "one column for pfs_days")]
+    assert table.rows[0].bad == {"pfs_days"}

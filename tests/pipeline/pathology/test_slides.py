@@ -347,3 +347,11 @@ def test_reader__resolution_that_a_real_slide_lacks_must_be_given(shared_data: P
         open_reader(slide(path), TilesSettings())
     with open_reader(slide(path, 0.5), TilesSettings()) as opened:
         assert opened.resolution == Resolution(0.5, "cohort")
+
+
+def test_reader__names_the_corner_of_the_scanned_area_where_the_file_does() -> None:
+    picture = np.zeros((64, 64, 3), dtype=np.uint8)
+    bounds = {"openslide.bounds-x": "10778", "openslide.bounds-y": "35096"}
+    assert reader(PictureSlide(picture, properties=bounds)).scanned_corner_level0 == (10778, 35096)
+    assert reader(PictureSlide(picture)).scanned_corner_level0 == (0, 0)
+    assert reader(PictureSlide(picture, properties={"openslide.bounds-x": "no"})).scanned_corner_level0 == (0, 0)

@@ -239,6 +239,13 @@ def test_read_series__refuses_one_slice_and_none(folder: Path) -> None:
         series(folder)
 
 
+def test_read_series__says_that_the_slices_lie_one_folder_below(folder: Path) -> None:
+    with pytest.raises(
+        ImageError, match=r"DICOM files in 1 of the folders in it; .* Give the folder that the slices lie"
+    ):
+        series(folder.parent)
+
+
 def test_read_series__counts_voxels_before_any_is_read(folder: Path) -> None:
     with pytest.raises(ImageError, match="found 20160 voxels"):
         series(folder, max_voxels=20159)

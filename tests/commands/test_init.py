@@ -1,0 +1,56 @@
+"""`mumo init`: what it prints and writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from mumo.cli import main
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two slides of two of three patients; one file without a patient."""
+    (tmp_path / "slides").mkdir()
+    for name in ("P01_HE.tif", "P02_HE.tif", "x.tif"):
+        pixels = np.full((256, 256, 3), 200, dtype=np.uint8)
+        tifffile.imwrite(tmp_path / "slides" / name, pixels, tile=(128, 128), photometric="rgb")
+    (tmp_path / "list.csv").write_text("id,best\nP01,PR\nP02,PD\nP03,SD\n")
+    return tmp_path
+
+
+def test_init__says_what_it_found_and_what_is_left_to_do(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("init", folder) == 0
+    said = capsys.readouterr()
+    assert "patients: 3 ids in list.csv, column 'id', 2 of them in paths of files" in said.out
+    assert (
+        "slides: 2 of 2 patients, 0 with an annotation; 2 without a resolution: fill in mpp in slides.csv" in said.out
+    )
+    assert "CT: 0 studies" in said.out
+    assert "next: name your columns in cohort.toml" in said.out
+    assert "not placed: slides/x.tif: its path names no patient" in said.err
+    assert "no files: 1 patients: P03" in said.err
+    assert run("init", folder) == 2
+    assert "cohort.toml, slides.csv exist" in capsys.readouterr().err
+    assert run("init", folder, "--force") == 0
+
+
+def test_init__dry_run_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(folder.rglob("*"))
+    assert run("init", folder, "--dry-run", "--patient", "slides/{patient}.tif") == 0
+    assert "slides: 3 of 3 patients" in capsys.readouterr().out
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_init__pattern_without_the_field_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("init", folder, "--patient", "slides/*") == 2
+    assert "expected {patient} once" in capsys.readouterr().err
