@@ -4,33 +4,44 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from mumo.commands.explain.lesions import backbone_of_run, lesion_maps
+from mumo.commands.explain.lesions import LesionMap, backbone_of_run, lesion_maps
 from mumo.commands.terminal import progress_bars
 from mumo.config import Settings, load_settings
-from mumo.fusion.attribution import Probe, unit_parts
+from mumo.fusion.attribution import Probe, Target, unit_parts
 from mumo.fusion.deletion import randomised
 from mumo.fusion.explain import Explainer
-from mumo.fusion.explained import checks_as_json, sentences
+from mumo.fusion.explained import WORDING, checks_as_json, sentences
 from mumo.fusion.train import fit
 from mumo.pipeline.cohorts.cohort import load_cohort
 from mumo.pipeline.extract import Choice, extract
 from mumo.pipeline.running.execute import make_executor
 from mumo.pipeline.synthetic.cohort import write_cohort
-from mumo.pipeline.synthetic.plan import plan_cohort
+from mumo.pipeline.synthetic.plan import ImagingSource, plan_cohort
 from mumo.pipeline.synthetic.spots import centre_of_mass, lesion_in_crop, shares_in_spot
 from mumo.stores.records import Store
 from mumo.stores.specs import BAGS, LESIONS
 from mumo.stores.tables import read_rows
 
-PATIENTS, SEED = 80, 0
+from .backbone import write_trained_backbone
+
+SLIDE_PATIENTS, CT_PATIENTS, SEED = 80, 160, 0
 TOP_SHARE = 0.1
-STAGES = ("tiles", "windows", "rois", "embed", "clinical")
+FIT_SEEDS = (0, 1, 2)
+"""Of the model of CT; the split stays."""
+STAGES: Mapping[ImagingSource, tuple[str, ...]] = {
+    "slides": ("tiles", "embed", "clinical"),
+    "ct": ("windows", "rois", "embed", "clinical"),
+}
+MODALITY: Mapping[ImagingSource, str] = {"slides": "pathology", "ct": "radiology"}
+RAISES = "raises the output"
 
 
 @dataclass
@@ -52,27 +63,38 @@ class Found:
         self.hits.setdefault(name, []).append(target in top)
 
 
-def make(folder: Path, patients: int = PATIENTS, workers: int = 2) -> Settings:
-    """Cohort and store in `folder`; returns the settings."""
-    made = write_cohort(folder / "cohort", patients=patients, seed=SEED, hot_spots=True)
+def make(folder: Path, source: ImagingSource, patients: int) -> Settings:
+    """`folder`/cohort, whose signal is in slides or CT; returns settings of a model that reads these alone."""
+    made = write_cohort(folder / "cohort", patients=patients, seed=SEED, hot_spots=(source,))
     settings = load_settings(made.settings_file)
-    cohort = load_cohort(made.cohort_file, None, settings.clinical)
+    return settings.model_copy(update={"model": settings.model.model_copy(update={"modalities": (MODALITY[source],)})})
+
+
+def extract_and_fit(
+    folder: Path, settings: Settings, source: ImagingSource, store: str = "store", workers: int = 2
+) -> float:
+    """`folder`/`store` and `folder`/`store`-run; returns the AUC of held-out patients."""
+    cohort = load_cohort(folder / "cohort" / "cohort.toml", None, settings.clinical)
     with make_executor(workers, None, settings) as executor, progress_bars() as bars:
-        extract(cohort, Store.create(folder / "store"), settings, Choice(STAGES), executor, bars)
-    return settings
+        extract(cohort, Store.create(folder / store), settings, Choice(STAGES[source]), executor, bars)
+    return refit(folder, settings, store)
 
 
-def fit_alone(folder: Path, settings: Settings, modality: str) -> float:
-    """Train `folder`/`modality`, which reads that modality alone; returns the AUC of held-out patients."""
-    alone = settings.model_copy(update={"model": settings.model.model_copy(update={"modalities": (modality,)})})
-    metrics = fit(folder / "store", folder / modality, alone, device="cpu", force=True)
+def refit(folder: Path, settings: Settings, store: str = "store") -> float:
+    """`folder`/`store`-run anew; returns the AUC of held-out patients."""
+    metrics = fit(folder / store, folder / f"{store}-run", settings, device="cpu", force=True)
     value: float = metrics["parts"]["test"]["auc"]["value"]
     return value
 
 
-def judge_slides(folder: Path) -> Found:
+def explainer_of(folder: Path, store: str = "store", target: Target = "risk") -> Explainer:
+    """Of the run of a store."""
+    return Explainer(folder / f"{store}-run", folder / store, device="cpu", target=target)
+
+
+def judge_slides(folder: Path, target: Target) -> Found:
     """Whether maps of held-out patients who look like responders hold the hot spot."""
-    store, explainer = Store.open(folder / "store"), Explainer(folder / "pathology", folder / "store", device="cpu")
+    store, explainer = Store.open(folder / "store"), explainer_of(folder, target=target)
     spots = pd.read_csv(folder / "cohort" / "hot_spots.csv").set_index("patient")
     found = Found()
     (member,) = explainer.members
@@ -82,63 +104,92 @@ def judge_slides(folder: Path) -> Found:
             continue
         spot = spots.loc[patient]
         rows = read_rows(store.part("tiles", f"slide-{spot.slide}", "bags.parquet"), BAGS)
-        target = int(shares_in_spot(rows, spot.x_um, spot.y_um, spot.radius_um, 1.0).argmax())
+        place = int(shares_in_spot(rows, spot.x_um, spot.y_um, spot.radius_um, 1.0).argmax())
         found.bags.append(len(rows))
         found.chance.append(np.ceil(TOP_SHARE * len(rows)) / len(rows))
         bags = explainer.explain(patient).units["pathology"]
-        found.add("weight", bags.weight, target)
-        found.add("|effect|", np.abs(bags.effect), target)
+        found.add("weight", bags.weight, place)
+        found.add("|effect|", np.abs(bags.effect), place)
         batch = member.dataset.whole(np.array([explainer.packed.patients.index(patient)]))
         for other in others:
-            parts = unit_parts(Probe(other, batch), "pathology")
-            found.add("weight, random models", parts.weight, target)
-            found.add("|effect|, random models", np.abs(parts.effect), target)
+            parts = unit_parts(Probe(other, batch, target), "pathology")
+            found.add("weight, random models", parts.weight, place)
+            found.add("|effect|, random models", np.abs(parts.effect), place)
     return found
 
 
-def judge_lesions(folder: Path, settings: Settings, patients: int = PATIENTS) -> Found:
+def judge_lesions(
+    folder: Path, settings: Settings, target: Target, store: str = "store", patients: int = CT_PATIENTS
+) -> Found:
     """Whether Grad-CAM's centre of mass lies in the lesion."""
-    store, explainer = Store.open(folder / "store"), Explainer(folder / "radiology", folder / "store", device="cpu")
-    plan = plan_cohort(patients, SEED, signal=True, hot_spots=True)
+    opened, explainer = Store.open(folder / store), explainer_of(folder, store, target)
+    plan = plan_cohort(patients, SEED, signal=True, hot_spots=("ct",))
     looks = {person.patient: person.appearance for person in plan.patients}
-    backbone, average = backbone_of_run(explainer, store, settings, "cpu"), explainer.average_lesion()
+    backbone, average = backbone_of_run(explainer, opened, settings, "cpu"), explainer.average_lesion
     found = Found()
     for study in plan.ct:
         if explainer.part(study.patient) != "test" or not looks[study.patient]:
             continue
-        (lesion,) = lesion_maps(store, explainer.explain(study.patient), backbone, average)
-        (row,) = read_rows(store.part("rois", lesion.item, "lesions.parquet"), LESIONS)
+        (lesion,) = lesion_maps(opened, explainer.explain(study.patient), backbone, average)
+        (row,) = read_rows(opened.part("rois", lesion.item, "lesions.parquet"), LESIONS)
         inside = lesion_in_crop(study, SEED, 1, row, settings.rois)
         found.areas.append(float(inside.mean()))
-        ways = {
-            "lowers the risk": (-lesion.cam).clip(min=0),
-            "raises the risk": lesion.cam.clip(min=0),
-            "either": np.abs(lesion.cam),
-        }
-        for name, values in ways.items():
-            at = centre_of_mass(values, inside.shape) if values.any() else (0, 0)
+        for name, at in _centres(lesion, inside.shape).items():
             found.in_lesion.setdefault(name, []).append(bool(inside[at]))
-        middle = inside[inside.shape[0] // 2, inside.shape[1] // 2]
-        found.in_lesion.setdefault("the middle of the crop, for comparison", []).append(bool(middle))
     return found
+
+
+def _centres(lesion: LesionMap, shape: tuple[int, int]) -> dict[str, tuple[int, int]]:
+    """Way to take the map → its centre of mass; the crop's corner where nothing is left of the map."""
+    raises = lesion.cam.clip(min=0)
+    ways: dict[str, npt.NDArray[np.float64]] = {
+        RAISES: raises,
+        "… only where it is at least half of its highest value": np.where(raises >= raises.max() / 2, raises, 0),
+        "lowers the output": (-lesion.cam).clip(min=0),
+    }
+    centres = {name: centre_of_mass(values, shape) if values.any() else (0, 0) for name, values in ways.items()}
+    return {**centres, "the middle of the crop, for comparison": (shape[0] // 2, shape[1] // 2)}
+
+
+def print_slides(folder: Path) -> None:
+    """Figures of slides, for the risk and for the response."""
+    settings = make(folder, "slides", SLIDE_PATIENTS)
+    print(f"explain: slides, AUC of held-out patients {extract_and_fit(folder, settings, 'slides'):.3f}")
+    targets: tuple[Target, ...] = ("risk", "response")
+    for target in targets:
+        found = judge_slides(folder, target)
+        print(f"  {target}: {len(found.bags)} held-out patients with the signal, {np.mean(found.bags):.0f} bags each")
+        for name, hits in found.hits.items():
+            chance = np.mean(found.chance)
+            print(f"    hot spot in the top 10 % of bags by {name}: {np.mean(hits):.2f} (chance {chance:.2f})")
+        for line in sentences(checks_as_json(explainer_of(folder, target=target).check()), WORDING[target]):
+            print(f"    {line}")
+
+
+def print_lesions(folder: Path) -> None:
+    """Figures of CT, with a backbone of drawn weights and one that was trained on other patients."""
+    settings = make(folder, "ct", CT_PATIENTS)
+    began, file = time.perf_counter(), folder / "trained.safetensors"
+    write_trained_backbone(file, settings.rois)
+    print(f"explain: a backbone trained on lesions of other patients in {time.perf_counter() - began:.0f} s")
+    trained = settings.model_copy(update={"embed": settings.embed.model_copy(update={"weights": str(file)})})
+    for store, own in {"drawn": settings, "trained": trained}.items():
+        extract_and_fit(folder, own, "ct", store)
+        for seed in FIT_SEEDS:
+            seeded = own.model_copy(update={"fit": own.fit.model_copy(update={"seed": seed})})
+            auc = refit(folder, seeded, store)
+            print(f"explain: CT, {store} weights, seed {seed}, AUC of held-out patients {auc:.3f}")
+            lesions = judge_lesions(folder, seeded, "response", store)
+            print(f"  Grad-CAM's centre of mass in the lesion, which takes {np.mean(lesions.areas):.2f} of the crop:")
+            for name, hits in lesions.in_lesion.items():
+                print(f"    {name}: {sum(hits)} of {len(hits)} patients")
 
 
 def main() -> None:
     """Print the figures."""
+    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
-        folder, began = Path(temporary), time.perf_counter()
-        settings = make(folder)
-        print(f"explain: slides alone, AUC of held-out patients {fit_alone(folder, settings, 'pathology'):.3f}")
-        found = judge_slides(folder)
-        print(f"  {len(found.bags)} held-out patients with the signal, {np.mean(found.bags):.0f} bags each")
-        for name, hits in found.hits.items():
-            chance = np.mean(found.chance)
-            print(f"  hot spot in the top 10 % of bags by {name}: {np.mean(hits):.2f} (chance {chance:.2f})")
-        for line in sentences(checks_as_json(Explainer(folder / "pathology", folder / "store", device="cpu").check())):
-            print(f"  {line}")
-        print(f"explain: CT alone, AUC of held-out patients {fit_alone(folder, settings, 'radiology'):.3f}")
-        lesions = judge_lesions(folder, settings)
-        print(f"  Grad-CAM's centre of mass in the lesion, which takes {np.mean(lesions.areas):.2f} of the crop:")
-        for name, hits in lesions.in_lesion.items():
-            print(f"    {name}: {np.mean(hits):.2f} of {len(hits)} patients")
-        print(f"  all {time.perf_counter() - began:.0f} s")
+        print_slides(Path(temporary))
+    with tempfile.TemporaryDirectory() as temporary:
+        print_lesions(Path(temporary))
+    print(f"  all {time.perf_counter() - began:.0f} s")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .listings import print_metrics, print_robustness
+from .listings import print_external, print_metrics, print_robustness
 from .options import (
     AsJson,
     Assignments,
@@ -125,23 +125,41 @@ def ablate(
 def predict(
     run: RunFolder,
     store: StoreFolder,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Parquet file to write.")],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT", help="OUT.parquet or OUT.csv: a table. Any other name: a folder for `mumo report`."
+        ),
+    ],
     device: Device = "auto",
     table: Tables = None,
     allow_other_windows: OtherWindows = False,
+    new_patients: Annotated[
+        bool, typer.Option("--new-patients", help="Ids that the run has, too, are other people's (OUT a folder).")
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Predict response and risk for the patients of a store.
 
-    Reads RUN and STORE; writes the table OUT, one row a patient. Of a RUN over folds, its members are averaged.
-    Returns 0, or 2 when the store does not fit the run.
+    Reads RUN and STORE; writes OUT. OUT.parquet (or OUT.csv) is a table, one row a patient. An OUT of any other name is
+    a folder for an external validation: the frozen model on another cohort, without patients of the run's own, of which
+    `mumo report OUT` makes a page. The members of an ensemble are averaged. Returns 0, or 2 when the store does not fit
+    the run, or nobody is new.
     """
     set_up_logging(verbose)
+    from ..errors import ConfigError
+    from ..fusion.external import validate
     from ..fusion.predict import predict as run_predict
 
-    tables = table_files(table)
-    rows = run_predict(run, store, out, device=device, tables=tables, allow_other_windows=allow_other_windows)
-    typer.echo(f"{len(rows)} patients: {out}")
+    how: dict[str, Any] = {"device": device, "tables": table_files(table), "allow_other_windows": allow_other_windows}
+    if out.suffix.lower() in (".parquet", ".csv"):
+        if new_patients:
+            raise ConfigError("--new-patients: is for a folder; a table names the part of every patient")
+        typer.echo(f"{len(run_predict(run, store, out, **how))} patients: {out}")
+        return
+    rows = validate(run, store, out, **how, new_patients=new_patients)
+    typer.echo(f"{len(rows)} patients new to the model: {out}")
+    print_external(out)
 
 
 def report(
@@ -153,7 +171,8 @@ def report(
 ) -> None:
     """Write RUN/report.html, one page that needs no network, and its figures and their numbers into RUN/report.
 
-    Reads the folder of a run or of an ensemble. Returns 0, or 2 when the run is not complete.
+    Reads the folder of a run, of an ensemble, or of an external validation by `mumo predict`. Returns 0, or 2 when it
+    is not complete.
     """
     set_up_logging(verbose)
     from ..fusion.report import write_report
@@ -223,7 +242,9 @@ def baselines(
     typer.echo(f"AUC of the {held_out['part'].iloc[0]} patients, and p of its difference to mumo's:")
     for row in held_out.itertuples():
         p = "" if row.p != row.p else f"p = {row.p:.2g}"  # the model's own row has none
-        typer.echo(f"{row.predictor:<18} {row.auc:.3f} ({row.auc_low:.3f}–{row.auc_high:.3f})  {p}")
+        known = row.auc_low == row.auc_low  # of too few patients there is no interval
+        interval = f"({row.auc_low:.3f}–{row.auc_high:.3f})" if known else "(no interval: too few patients)"
+        typer.echo(f"{row.predictor:<18} {row.auc:.3f} {interval}  {p}".rstrip())
     typer.echo(f"baselines: {run / 'baselines'}")
 
 

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from .. import __version__
 from ..config import ModelSettings, Settings
 from ..errors import FitError
-from ..stores.pack import pack
 from ..stores.places import Place
-from ..stores.records import Store
 from . import checkpoint
 from .comparison import paired_delong
 from .concordance import concordance
-from .crossfit import mean_of
-from .members import Done, Member, train_members
+from .ensembles import mean_of, open_pack, over_seeds, predictions_of, run_info
+from .members import Member, Training, train_members
 from .metrics import auc_bootstrap
-from .predict import read_predictions
 from .splits import split_for
-from .tabular import add_tables, table_digests
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,12 +46,8 @@ def ablate(
     *,
     names: Sequence[str] = (),
     seeds: int = 1,
-    device: str = "auto",
-    workers: int | None = None,
     force: bool = False,
-    resume: bool = False,
-    done: Done | None = None,
-    pool: Executor | None = None,
+    **training: Unpack[Training],
 ) -> pd.DataFrame:
     """Train every ablation with every seed on one split, and set each against the full model.
 
@@ -69,8 +59,8 @@ def ablate(
         settings: sections `model` and `fit` of the full model.
         names: some of `ABLATIONS`; the full model is always there; default all.
         seeds: trainings of each, whose predictions are averaged.
-        device, workers, resume, done, pool: see `members.train_members`.
         force: take the folder whatever it holds.
+        training: see `members.Training`.
 
     Returns:
         A row an ablation: `ablation`, `patients`, `labelled`, `auc`, `auc_low`, `auc_high` (BCa), `auc_seeds_sd`,
@@ -80,25 +70,15 @@ def ablate(
         FitError: an unknown name, or as for `train.fit`.
     """
     chosen = _chosen(names)
-    if not resume:
-        checkpoint.check_free(run, force=force)
-    packed = add_tables(pack(Store.open(store)), settings.fit.tables)
+    resume = training.get("resume", False)
+    packed = open_pack(store, run, settings, force=force, resume=resume)
     split = split_for(packed, settings.fit.split)
-    members = [
-        Member(f"{name}-seed-{seed}", _changed(settings, ABLATIONS[name], seed), split)
-        for name in chosen
-        for seed in range(settings.fit.seed, settings.fit.seed + seeds)
-    ]
-    info = {
-        "kind": "ablations",
-        "versions": {"mumo": __version__},
-        "store_digest": packed.key,
-        "tables": table_digests(settings.fit.tables),
-        "members": [member.name for member in members],
-    }
+    ablations = {name: over_seeds(_changed(settings, ABLATIONS[name]), split, seeds, f"{name}-") for name in chosen}
+    members = [member for own in ablations.values() for member in own]
+    info = run_info("ablations", packed, settings, members)
     with checkpoint.taking(run, info, ("store_digest", "tables"), force=force, resume=resume):
-        train_members(store, run, members, device=device, workers=workers, resume=resume, done=done, pool=pool)
-        table = compare(run, {name: [m for m in members if m.name.startswith(f"{name}-seed-")] for name in chosen})
+        train_members(store, run, members, **training)
+        table = compare(run, ablations)
         checkpoint.write_atomically(run / "ablations.parquet", lambda file: table.to_parquet(file, index=False))
         checkpoint.write_json(run / "ablations.json", table.to_dict("records"))
     return table
@@ -111,7 +91,7 @@ def compare(run: Path, ablations: Mapping[str, Sequence[Member]]) -> pd.DataFram
     rows: list[dict[str, Any]] = []
     full: pd.DataFrame | None = None
     for name, members in ablations.items():
-        frames = [read_predictions(run / "members" / member.name / "predictions.parquet") for member in members]
+        frames = [predictions_of(run, member) for member in members]
         held_out = "test" if (frames[0]["part"] == "test").any() else "validation"
         frames = [frame[frame["part"] == held_out] for frame in frames]
         mean = mean_of(frames)
@@ -170,7 +150,6 @@ def _chosen(names: Sequence[str]) -> list[str]:
     return [name for name in ABLATIONS if not names or name in names or name == "full"]
 
 
-def _changed(settings: Settings, changes: Mapping[str, Any], seed: int) -> Settings:
+def _changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     model = ModelSettings.model_validate({**settings.model.model_dump(), **changes})
-    fit = settings.fit.model_copy(update={"seed": seed})
-    return settings.model_copy(update={"model": model, "fit": fit})
+    return settings.model_copy(update={"model": model})

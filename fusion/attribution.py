@@ -1,19 +1,20 @@
-"""What a trained model's risk of one patient rests on: bags, words, lesions, items, omics features.
+"""What a trained model's prediction for one patient rests on: bags, words, lesions, items, omics features.
 
 Two measures stand side by side, because they answer different questions. The *weight* says how much was looked at a
-part (attention and pooling weights, with a sum of 1). The *effect* says by how much the risk is higher with the part
-than without it: everything else stays, the part is left out, and the model is asked again (occlusion; Zeiler and
-Fergus, 2014). A part may be looked at a lot and change nothing.
+part (attention and pooling weights, with a sum of 1). The *effect* says by how much the output that is explained (the
+risk, or the response) is higher with the part than without it: everything else stays, the part is left out, and the
+model is asked again (occlusion; Zeiler and Fergus, 2014). A part may be looked at a lot and change nothing.
 
 Omics features get integrated gradients (Sundararajan et al., 2017) from the training patients' median, where all
-standardised features are 0; attributions of all features sum to the difference of the risks.
+standardised features are 0; attributions of all features sum to the difference of the outputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +24,12 @@ from torch import Tensor
 from ..errors import FitError
 from ..stores.packed import MODALITIES
 from .dataset import Batch, ImagingBatch
-from .model import MuMo, Output, PathologyBranch, RadiologyBranch
+from .model import MuMo, Output, PathologyBranch
 
 Floats = npt.NDArray[np.float64]
+
+Target = Literal["risk", "response"]
+"""The output that is explained: the log relative hazard, or the log odds of response."""
 
 CHUNK_UNITS = 20_000
 """Units of all copies of a patient that are before the model at a time."""
@@ -41,7 +45,7 @@ class Parts:
     weight: Floats
     """Sums to 1 where there are any."""
     effect: Floats
-    """Log hazard: risk with the part less risk without it."""
+    """Output with the part less output without it: log hazard for the risk, log odds for the response."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +53,9 @@ class OmicsAttribution:
     """Integrated gradients of the omics features."""
 
     values: dict[str, Floats]
-    """Modality → [unit, column], log hazard."""
+    """Modality → [unit, column], log hazard or log odds."""
     difference: float
-    """Risk as it is less risk with all features at the training patients' median."""
+    """Output as it is less output with all features at the training patients' median."""
 
     @property
     def gap(self) -> float:
@@ -66,10 +70,10 @@ class Probe:
     for many copies of the patient that differ in what is left out.
     """
 
-    def __init__(self, model: MuMo, batch: Batch) -> None:
+    def __init__(self, model: MuMo, batch: Batch, target: Target = "risk") -> None:
         if len(batch.labels) != 1:
             raise FitError(f"a probe takes one patient, found {len(batch.labels)}")
-        self.model, self.batch = model.eval(), batch
+        self.model, self.batch, self.target = model.eval(), batch, target
         self._branches: dict[str, Any] = {
             layout.name: getattr(modality, "branch")  # noqa: B009, nn.ModuleList forgets what its modules are
             for layout, modality in zip(model.layout.modalities, model.modalities, strict=True)
@@ -82,9 +86,9 @@ class Probe:
             }
 
     @property
-    def risk(self) -> float:
-        """Log relative hazard of the patient as it is."""
-        return float(self.output.risk[0])
+    def value(self) -> float:
+        """The output that is explained, of the patient as it is."""
+        return float(target_of(self.output, self.target)[0])
 
     def units(self, modality: str) -> int:
         """Number of bags, lesions or rows of a table."""
@@ -99,46 +103,46 @@ class Probe:
     # --- copies of the patient ----------------------------------------------------------------------------
 
     def without_units(self, modality: str, kept: Tensor) -> Floats:
-        """Risk [copy] where the units that `kept` [copy, unit] bool does not name are left out, omics and all."""
+        """Output [copy] where the units that `kept` [copy, unit] bool does not name are left out, omics and all."""
         copies = []
         for part in torch.split(kept, self._chunk()):
             tokens = {name: known.repeat(len(part), 1) for name, known in self.tokens.items()}
-            copies.append(self._risk(self._copies(len(part), tokens, {modality: part})))
+            copies.append(self._ask(self._copies(len(part), tokens, {modality: part})))
         return np.concatenate(copies) if copies else np.zeros(0)
 
     def with_tokens(self, modality: str, tokens: Tensor) -> Floats:
-        """Risk [copy] where the units of a modality have `tokens` [copy, unit, d] in place of their own."""
+        """Output [copy] where the units of a modality have `tokens` [copy, unit, d] in place of their own."""
         copies = []
         for part in torch.split(tokens, self._chunk()):
             given = {name: known.repeat(len(part), 1) for name, known in self.tokens.items()}
-            copies.append(self._risk(self._copies(len(part), given | {modality: part.flatten(0, 1)}, {})))
+            copies.append(self._ask(self._copies(len(part), given | {modality: part.flatten(0, 1)}, {})))
         return np.concatenate(copies) if copies else np.zeros(0)
 
     def without_words(self, kept: Tensor) -> Floats:
-        """Risk [copy] where the words of bags that `kept` [copy, bag, word] bool does not name are left out.
+        """Output [copy] where the words of bags that `kept` [copy, bag, word] bool does not name are left out.
 
         A bag that has lost all its words is left out with its omics.
         """
         branch, imaging = self._branches["pathology"], self.batch.imaging["pathology"]
-        risks = []
+        found = []
         for words in kept:
             left = words.any(dim=1)
             with torch.no_grad():
                 # a bag without words has no softmax; its token is not read
                 tokens = branch.tokens(imaging, words | ~left[:, None])
             copy = self._copies(1, self.tokens | {"pathology": tokens}, {"pathology": left[None]})
-            risks.append(self._risk(copy))
-        return np.concatenate(risks) if risks else np.zeros(0)
+            found.append(self._ask(copy))
+        return np.concatenate(found) if found else np.zeros(0)
 
     def without_items(self, group: str) -> Floats:
-        """Risk [item] where one item of a report or of patient information is unknown; as it is where it was so."""
+        """Output [item] where one item of a report or of patient information is unknown; as it is where it was so."""
         known = self.batch.known[group][0]
         kept = ~torch.eye(len(known), dtype=torch.bool, device=known.device)
         copies = self._copies(len(known), {n: t.repeat(len(known), 1) for n, t in self.tokens.items()}, {})
-        return self._risk(replace(copies, known=copies.known | {group: kept & known}))
+        return self._ask(replace(copies, known=copies.known | {group: kept & known}))
 
     def with_omics(self, omics: Mapping[str, Tensor]) -> Tensor:
-        """Risk [copy] with other omics features: modality → [copy, unit, column]. It has a gradient."""
+        """Output [copy] with other omics features: modality → [copy, unit, column]. It has a gradient."""
         count = len(next(iter(omics.values())))
         tokens = {name: known.repeat(count, 1) for name, known in self.tokens.items()}
         copies = self._copies(count, tokens, {})
@@ -146,8 +150,15 @@ class Probe:
             name: replace(entry, omics=omics[name]) if name in omics else entry
             for name, entry in copies.imaging.items()
         }
-        output: Output = self.model(replace(copies, imaging=imaging))
-        return output.risk
+        return target_of(self.model(replace(copies, imaging=imaging)), self.target)
+
+    def with_features(self, modality: str, features: Tensor) -> Tensor:
+        """Output [copy] with other deep features of lesions: [copy, lesion, width]. It has a gradient."""
+        count, branch, imaging = len(features), self._branches[modality], self.batch.imaging[modality]
+        changed = replace(imaging, features=features.flatten(0, 1)[:, None], owner=imaging.owner.repeat(count))
+        tokens = {name: known.repeat(count, 1) for name, known in self.tokens.items()}
+        copies = self._copies(count, tokens | {modality: branch.tokens(changed)}, {})
+        return target_of(self.model(copies), self.target)
 
     def _chunk(self) -> int:
         most = max((entry.mask.shape[1] for entry in self.batch.imaging.values()), default=1)
@@ -170,9 +181,15 @@ class Probe:
         )
 
     @torch.no_grad()
-    def _risk(self, batch: Batch) -> Floats:
-        output: Output = self.model(batch)
-        return np.asarray(output.risk.double().cpu().numpy())
+    def _ask(self, batch: Batch) -> Floats:
+        return np.asarray(target_of(self.model(batch), self.target).double().cpu().numpy())
+
+
+def target_of(output: Output, target: Target) -> Tensor:
+    """[B] log relative hazard, or log odds of response: of any class but the first, the non-responders."""
+    if target == "risk":
+        return output.risk
+    return output.logits[:, 1:].logsumexp(dim=1) - output.logits[:, 0]
 
 
 def _copied(entry: ImagingBatch, count: int, tokens: Tensor | None, kept: Tensor | None) -> ImagingBatch:
@@ -207,13 +224,14 @@ def unit_parts(probe: Probe, modality: str) -> Parts:
     count = probe.units(modality)
     weight = probe.weights(f"{modality}/units")[:count]
     one_less = ~torch.eye(count, dtype=torch.bool, device=probe.batch.labels.device)
-    return Parts(weight, probe.risk - probe.without_units(modality, one_less))
+    return Parts(weight, probe.value - probe.without_units(modality, one_less))
 
 
 def word_parts(probe: Probe) -> Parts:
     """Words of all bags [bag, word]: weight within the bag times the bag's, and effects of leaving out one.
 
-    An effect is exact up to the bag's token and of first order from there to the risk: gradient · change of the token.
+    An effect is exact up to the bag's token and of first order from there on: gradient of the output · change of the
+    token.
     """
     bags = probe.units("pathology")
     branch = probe._branches["pathology"]
@@ -239,31 +257,37 @@ def _without_one_word(branch: PathologyBranch, imaging: ImagingBatch, bag: int, 
 
 
 def _token_gradient(probe: Probe, modality: str) -> Tensor:
-    """Gradient of the risk by the units' tokens [unit, d]."""
+    """Gradient of the output by the units' tokens [unit, d]."""
     tokens = {name: known.clone() for name, known in probe.tokens.items()}
     asked = tokens[modality].requires_grad_()
-    output: Output = probe.model(probe._copies(1, tokens, {}))
-    slope: Tensor = torch.autograd.grad(output.risk.sum(), asked)[0]
+    output = target_of(probe.model(probe._copies(1, tokens, {})), probe.target)
+    slope: Tensor = torch.autograd.grad(output.sum(), asked)[0]
     return slope
 
 
 def item_parts(probe: Probe, group: str, weights_name: str) -> Parts:
     """Items of a report or of patient information [item]; 0 where an item is unknown."""
     known = probe.batch.known[group][0].cpu().numpy()
-    effect = np.where(known, probe.risk - probe.without_items(group), 0.0)
+    effect = np.where(known, probe.value - probe.without_items(group), 0.0)
     return Parts(probe.weights(weights_name), effect)
 
 
-def feature_gradients(probe: Probe) -> Floats:
-    """Gradient of the risk by the deep features of the patient's lesions [lesion, width], for Grad-CAM."""
-    branch, imaging = probe._branches["radiology"], probe.batch.imaging["radiology"]
-    assert isinstance(branch, RadiologyBranch)
-    features = imaging.features.to(branch.gate.project.weight.dtype).requires_grad_()
-    tokens = {name: known.clone() for name, known in probe.tokens.items()}
-    tokens["radiology"] = branch.tokens(replace(imaging, features=features))
-    output: Output = probe.model(probe._copies(1, tokens, {}))
-    (slope,) = torch.autograd.grad(output.risk.sum(), features)
-    return np.asarray(slope[:, 0].double().cpu().numpy())
+def feature_gradients(probe: Probe, average: Floats, steps: int = IG_STEPS) -> Floats:
+    """Gradient of the output by the deep features of the patient's lesions [lesion, width], for Grad-CAM.
+
+    It is the mean over the straight path from lesions of `average` [width] features to the patient's own, as of
+    integrated gradients: (features − average) · gradient, summed over lesions, is the difference of the outputs. The
+    gradient at the patient alone would not do: behind layer normalisation and gates, more of what a lesion already has
+    changes little.
+    """
+    from captum.attr import IntegratedGradients
+
+    dtype = probe.tokens["radiology"].dtype
+    given = probe.batch.imaging["radiology"].features[None, :, 0].to(dtype)  # (1, lesion, width)
+    start = torch.as_tensor(average, dtype=dtype, device=given.device).expand_as(given)
+    mean_gradient = IntegratedGradients(partial(probe.with_features, "radiology"), multiply_by_inputs=False)
+    found = mean_gradient.attribute(given, start, n_steps=steps, method="gausslegendre", internal_batch_size=steps)
+    return np.asarray(found[0].double().cpu().numpy())
 
 
 def omics_attribution(probe: Probe, steps: int = IG_STEPS) -> OmicsAttribution | None:
@@ -278,16 +302,16 @@ def omics_attribution(probe: Probe, steps: int = IG_STEPS) -> OmicsAttribution |
     if not names:
         return None
 
-    def risk(*omics: Tensor) -> Tensor:
+    def output(*omics: Tensor) -> Tensor:
         return probe.with_omics(dict(zip(names, omics, strict=True)))
 
     given = tuple(imaging[name].omics for name in names)
     medians = tuple(torch.zeros_like(values) for values in given)
-    found = IntegratedGradients(risk).attribute(
+    found = IntegratedGradients(output).attribute(
         given, medians, n_steps=steps, method="gausslegendre", internal_batch_size=min(steps, probe._chunk())
     )
     with torch.no_grad():
-        difference = float((risk(*given) - risk(*medians))[0])
+        difference = float((output(*given) - output(*medians))[0])
     values = {
         name: np.asarray(part[0, : probe.units(name)].detach().double().cpu().numpy())
         for name, part in zip(names, found, strict=True)

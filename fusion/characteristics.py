@@ -5,7 +5,7 @@ A code is described by its classes; a measure (age in years) by its numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,14 +17,20 @@ from ..stores import tables
 from ..stores.packed import Packed
 from ..stores.places import Place
 from ..stores.records import Store
-from ..stores.specs import CLINICAL, MEASURES
+from ..stores.specs import CLINICAL, MEASURES, PATIENTS
 from .estimates import Numbers
 
 MEASURED = "measures"
 """Group of what is a number."""
 
-GROUPS = ("patient_information", MEASURED, "pathology_report", "radiology_report")
+THERAPY = "treatment"
+"""Group of the treatment, which sets the cut-off of the label and is nothing that a model reads."""
+
+GROUPS = ("patient_information", MEASURED, THERAPY, "pathology_report", "radiology_report")
 """Groups in the order of tables; others follow."""
+
+NOT_READ = (MEASURED, THERAPY)
+"""Groups that describe patients beside the codes that a model reads."""
 
 MOST_CLASSES = 3
 """Classes of a code that is shown although its number is."""
@@ -48,14 +54,21 @@ class Characteristic:
         return np.asarray(~np.isnan(self.values).all(axis=1), dtype=np.bool_)
 
 
-def save_clinical(file: Path, packed: Packed, store: Place) -> None:
+def save_clinical(file: Path, packed: Packed, store: Place, *, without: Collection[str] = frozenset()) -> None:
     """Write a run's `clinical.parquet` from the codes of its pack and, where the store has them, the measures.
 
     Args:
         file: the Parquet file to write (`specs.CLINICAL`).
         packed: pack of the store.
         store: folder of the store.
+        without: patients to leave out.
     """
+    rows = [row for row in clinical_rows(packed, store) if row["patient"] not in without]
+    tables.write_table(file, rows, CLINICAL)
+
+
+def clinical_rows(packed: Packed, store: Place) -> list[dict[str, Any]]:
+    """Rows of `specs.CLINICAL` for every patient of a pack."""
     rows: list[dict[str, Any]] = []
     for group, codes in packed.codes.items():
         parts = np.split(codes.values, np.cumsum(codes.widths)[:-1], axis=1)
@@ -72,7 +85,22 @@ def save_clinical(file: Path, packed: Packed, store: Place) -> None:
         for row in tables.read_rows(opened.part("clinical", "cohort", "measures.parquet"), MEASURES):
             if row["patient"] in patients:
                 rows.append({**row, "group": MEASURED, "classes": [], "code": []})
-    tables.write_table(file, rows, CLINICAL)
+    return [*rows, *_treatments(packed, opened)]
+
+
+def _treatments(packed: Packed, store: Store) -> list[dict[str, Any]]:
+    """The treatment group of every patient as a code with a class a group."""
+    record = store.record("clinical", "cohort")
+    if record is None or "patients.parquet" not in record.parts:
+        return []
+    rows = tables.read_rows(store.part("clinical", "cohort", "patients.parquet"), PATIENTS)
+    found = {row["patient"]: row["treatment_group"] for row in rows}
+    classes = sorted({found[patient] for patient in packed.patients})
+    shared = {"group": THERAPY, "item": "treatment_group", "unit": "", "classes": classes, "value": None}
+    return [
+        {"patient": patient, "code": [float(found[patient] == name) for name in classes], **shared}
+        for patient in packed.patients
+    ]
 
 
 def read_clinical(file: Path, patients: Sequence[str]) -> list[Characteristic]:
@@ -81,11 +109,14 @@ def read_clinical(file: Path, patients: Sequence[str]) -> list[Characteristic]:
     Raises:
         StoreError: the file cannot be read.
     """
-    if not file.is_file():
-        return []
+    return characteristics(tables.read_rows(file, CLINICAL), patients) if file.is_file() else []
+
+
+def characteristics(rows: Iterable[Mapping[str, Any]], patients: Sequence[str]) -> list[Characteristic]:
+    """The characteristics of `patients`, in their order, from rows of `specs.CLINICAL`."""
     place = {patient: number for number, patient in enumerate(patients)}
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in tables.read_rows(file, CLINICAL):
+    for row in rows:
         if row["patient"] not in place:
             continue
         entry = found.setdefault(
@@ -107,6 +138,35 @@ def read_clinical(file: Path, patients: Sequence[str]) -> list[Characteristic]:
         for (group, item), entry in found.items()
     ]
     return sorted(made, key=lambda item: GROUPS.index(item.group) if item.group in GROUPS else len(GROUPS))
+
+
+def joined(first: Sequence[Characteristic], second: Sequence[Characteristic]) -> list[Characteristic]:
+    """The characteristics of two cohorts' patients, those of the first before those of the second.
+
+    What only one cohort has, or has in other classes, is left out; treatments get the classes of both.
+    """
+    others = {(item.group, item.name): item for item in second}
+    made = []
+    for item in first:
+        other = others.get((item.group, item.name))
+        if other is None or other.unit != item.unit:
+            continue
+        if item.group == THERAPY:
+            classes = tuple(dict.fromkeys([*item.classes, *other.classes]))
+            one, two = _widened(item, classes), _widened(other, classes)
+        else:
+            one, two = item, other
+        if one.classes == two.classes:
+            values = np.concatenate([one.values, two.values])
+            made.append(replace(one, values=values, kind=_kind(one.group, values)))
+    return made
+
+
+def _widened(item: Characteristic, classes: tuple[str, ...]) -> Characteristic:
+    """The item with more classes, which nobody has."""
+    values = np.where(item.known[:, None], 0.0, np.full((len(item.values), len(classes)), np.nan))
+    values[:, [classes.index(name) for name in item.classes]] = item.values
+    return replace(item, classes=classes, values=values)
 
 
 def described(items: Sequence[Characteristic]) -> list[Characteristic]:

@@ -27,6 +27,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -197,6 +198,19 @@ def taking(
         raise
 
 
+def run_facts(run: Path) -> dict[str, Any]:
+    """What run.json says; FitError where there is none."""
+    return _read_json(run / "run.json")
+
+
+def kind_of(folder: Path) -> str:
+    """The kind that a folder's run.json names: `ensemble`, `ablations`, `external`; empty for one model, or no run."""
+    try:
+        return str(run_facts(folder).get("kind", ""))
+    except FitError:
+        return ""
+
+
 def read_metrics(run: Path) -> dict[str, Any]:
     """What metrics.json says."""
     return _read_json(run / "metrics.json")
@@ -232,8 +246,9 @@ def mark_running(run: Path, info: Mapping[str, Any]) -> None:
 
 
 def finish(run: Path, info: Mapping[str, Any]) -> None:
-    """Mark the run as finished; the last thing that training does."""
-    write_json(run / "run.json", {"run_version": RUN_VERSION, "status": "finished", **info})
+    """Mark the run as finished, with the time (UTC); the last thing that training does."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(run / "run.json", {"run_version": RUN_VERSION, "status": "finished", **info, "finished": now})
 
 
 def fail(run: Path, info: Mapping[str, Any], error: BaseException) -> None:
@@ -334,17 +349,23 @@ def member_folders(run: Path) -> list[Path]:
     """The folders of the models that predict together: the run's own, or those of the members of an ensemble.
 
     Raises:
-        FitError: no finished run there, or ablations, which are no one model.
+        FitError: no finished run there, or ablations, which are no one model, or an external validation, which is none.
     """
     info = _read_json(run / "run.json")
     kind = info.get("kind", "model")
     if kind == "ablations":
         raise FitError(f"{run}: holds ablations; give one of the runs in {run / 'members'}")
+    _refuse_external(run, info)
     if kind != "ensemble":
         return [run]
     if info.get("status") != "finished":
         raise FitError(f"{run}: the run is {info.get('status')}, expected finished; run `mumo fit --resume` again")
     return [run / "members" / name for name in info["members"]]
+
+
+def _refuse_external(run: Path, info: Mapping[str, Any]) -> None:
+    if info.get("kind") == "external":
+        raise FitError(f"{run}: holds the predictions of another cohort; give the run that they were made with")
 
 
 def ensemble_threshold(run: Path) -> float | None:
@@ -365,6 +386,7 @@ def load_run(run: Path) -> LoadedRun:
         raise FitError(f"{run}: format version {info.get('run_version')}, this mumo reads {RUN_VERSION}; fit again")
     if info.get("status") != "finished":
         raise FitError(f"{run}: the run is {info.get('status')}, expected finished; run `mumo fit` again")
+    _refuse_external(run, info)
     if "kind" in info:
         raise FitError(f"{run}: holds several models; give one of the runs in {run / 'members'}")
     config, inputs = _read_json(run / "config.json"), _read_json(run / "inputs.json")

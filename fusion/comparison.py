@@ -62,6 +62,29 @@ def paired_delong(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> Tes
     return Test(Estimate(value, value - half, value + half, method), _two_sided(value / error))
 
 
+def independent_delong(first: tuple[ArrayLike, ArrayLike], second: tuple[ArrayLike, ArrayLike]) -> Test:
+    """Difference of the AUCs in two groups of different patients, with DeLong's variance of each.
+
+    Args:
+        first, second: labels (1 responder, 0 non-responder, NaN or None unknown) and scores of each group.
+    """
+    method = "DeLong, independent groups"
+    value, variance = 0.0, 0.0
+    for sign, (labels, scores) in ((1, first), (-1, second)):
+        known, kept, _ = _labelled(labels, scores, scores)
+        if reason := why_undefined(known):
+            return Test(Estimate(method=method, reason=reason), math.nan)
+        parts = placements(known, kept)
+        value += sign * float(parts[0].mean())
+        variance += sum(part.var(ddof=1) / len(part) if len(part) > 1 else math.nan for part in parts)
+    if math.isnan(variance):
+        return Test(Estimate(value, method=method, reason="one patient in a class gives no interval"), math.nan)
+    if variance < 1e-24:
+        return Test(Estimate(value, method=method, reason="the difference has no variance"), math.nan)
+    half = normal_quantile(0.5 + CONFIDENCE / 2) * math.sqrt(variance)
+    return Test(Estimate(value, value - half, value + half, method), _two_sided(value / math.sqrt(variance)))
+
+
 def mcnemar(first: ArrayLike, second: ArrayLike) -> Test:
     """Difference of two shares of the same patients, with McNemar's exact test.
 

@@ -5,6 +5,7 @@
       folds.csv            patient, fold
       predictions.parquet  every patient, out of fold, mean over seeds
       metrics.json         metrics of all patients out of fold, and the spread between seeds and folds
+      MODEL_CARD.md
       members/fold-<k>-seed-<s>/   a run each
 
 Everything that is chosen (best epochs, threshold) is chosen inside the training folds: of the patients outside the
@@ -15,25 +16,21 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-import numpy.typing as npt
 
-from .. import __version__
 from ..config import Settings
 from ..errors import FitError
-from ..stores.pack import pack
 from ..stores.packed import Packed
 from ..stores.places import Place
-from ..stores.records import Store
 from . import checkpoint, metrics, train
-from .members import Done, Member, train_members
-from .predict import prediction_records, read_predictions, save_predictions
+from .card import write_ensemble_card
+from .ensembles import mean_of, open_pack, over_seeds, predictions_of, run_info, summary
+from .members import Member, Training, train_members
+from .predict import prediction_records, save_predictions
 from .splits import centre_folds, draw_folds, fold_split, strata_of
-from .tabular import add_tables, table_digests
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,12 +46,8 @@ def fit_folds(
     folds: int,
     seeds: int,
     by_centre: bool = False,
-    device: str = "auto",
-    workers: int | None = None,
     force: bool = False,
-    resume: bool = False,
-    done: Done | None = None,
-    pool: Executor | None = None,
+    **training: Unpack[Training],
 ) -> dict[str, Any]:
     """Train folds × seeds members and pool what they say of patients that they have not seen.
 
@@ -65,10 +58,8 @@ def fit_folds(
         folds: number of stratified folds, two or more.
         seeds: trainings a fold.
         by_centre: one fold a centre in place of `folds`.
-        device, workers, pool: see `members.train_members`.
         force: take the folder whatever it holds.
-        resume: keep members that are finished.
-        done: called after each member.
+        training: see `members.Training`.
 
     Returns:
         What metrics.json says: that of `metrics.evaluate` on the pooled predictions, with the operating point at each
@@ -77,31 +68,30 @@ def fit_folds(
     Raises:
         FitError, StoreError: as for `train.fit`.
     """
-    if not resume:
-        checkpoint.check_free(run, force=force)
-    packed = add_tables(pack(Store.open(store)), settings.fit.tables)
+    resume = training.get("resume", False)
+    packed = open_pack(store, run, settings, force=force, resume=resume)
     members, fold_of = _members(packed, settings, folds, seeds, by_centre)
-    info = {
-        "kind": "ensemble",
-        "versions": {"mumo": __version__},
-        "store_digest": packed.key,
-        "tables": table_digests(settings.fit.tables),
-        "folds": len(set(fold_of.values())),
-        "by_centre": by_centre,
-        "seeds": seeds,
-        "members": [member.name for member in members],
-    }
+    facts = {"folds": len(set(fold_of.values())), "by_centre": by_centre, "seeds": seeds}
+    info = run_info("ensemble", packed, settings, members, **facts)
     with checkpoint.taking(run, info, ("store_digest", "tables", "members"), force=force, resume=resume) as found:
         checkpoint.write_atomically(run / "folds.csv", lambda file: _write_folds(file, fold_of))
         checkpoint.save_config(run, settings.model, settings.fit)
-        train_members(store, run, members, device=device, workers=workers, resume=resume, done=done, pool=pool)
-        pooled, thresholds, seeds_apart = pool_predictions(run, members, fold_of)
-        evaluated = evaluate_pooled(pooled, thresholds, fold_of, settings)
-        evaluated["spread"] = spread(seeds_apart, fold_of)
-        save_predictions(run / "predictions.parquet", prediction_records(pooled))
-        checkpoint.write_json(run / "metrics.json", evaluated)
-        found["thresholds"] = thresholds
+        train_members(store, run, members, **training)
+        evaluated, found["thresholds"] = _evaluate(run, members, fold_of, settings)
+        write_ensemble_card(run, info["members"], info, settings, checkpoint.read_metrics(run))
     return evaluated
+
+
+def _evaluate(
+    run: Path, members: Sequence[Member], fold_of: Mapping[str, str], settings: Settings
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Metrics of the pooled predictions and each fold's threshold; the files are written."""
+    pooled, thresholds, seeds_apart = pool_predictions(run, members, fold_of)
+    evaluated = evaluate_pooled(pooled, thresholds, fold_of, settings)
+    evaluated["spread"] = spread(seeds_apart, fold_of)
+    save_predictions(run / "predictions.parquet", prediction_records(pooled))
+    checkpoint.write_json(run / "metrics.json", evaluated)
+    return evaluated, thresholds
 
 
 def _members(
@@ -119,9 +109,7 @@ def _members(
     members = []
     for number, fold in enumerate(dict.fromkeys(sorted(fold_of.values())), start=1):
         split = fold_split(packed.patients, strata, {p for p, f in fold_of.items() if f == fold}, own)
-        for seed in range(settings.fit.seed, settings.fit.seed + seeds):
-            fit = settings.fit.model_copy(update={"seed": seed})
-            members.append(Member(f"fold-{number}-seed-{seed}", settings.model_copy(update={"fit": fit}), split))
+        members += over_seeds(settings, split, seeds, f"fold-{number}-")
     return members, fold_of
 
 
@@ -135,7 +123,7 @@ def pool_predictions(
     by_fold: dict[str, list[pd.DataFrame]] = {}
     seeds: dict[int, list[pd.DataFrame]] = {}
     for member in members:
-        frame = read_predictions(run / "members" / member.name / "predictions.parquet")
+        frame = predictions_of(run, member)
         held_out = frame[frame["part"] == HELD_OUT]
         by_fold.setdefault(fold_of[held_out["patient"].iloc[0]], []).append(frame)
         seeds.setdefault(member.settings.fit.seed, []).append(held_out)
@@ -150,14 +138,6 @@ def pool_predictions(
     if whole["patient"].duplicated().any():
         raise FitError("folds: a patient is held out in two folds; start again with --force")
     return whole, thresholds, {seed: pd.concat(frames, ignore_index=True) for seed, frames in seeds.items()}
-
-
-def mean_of(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """One table of predictions from several of the same patients: means of probability and risk."""
-    mean = frames[0].copy()
-    for column in ("probability", "risk"):
-        mean[column] = np.mean([frame[column].to_numpy() for frame in frames], axis=0)
-    return mean
 
 
 def evaluate_pooled(
@@ -195,15 +175,6 @@ def spread(seeds: Mapping[int, pd.DataFrame], fold_of: Mapping[str, str]) -> dic
         "seeds": summary(list(own.values())),
         "folds": summary(list(folds.values())),
     }
-
-
-def summary(values: Sequence[float]) -> dict[str, float]:
-    """Mean, standard deviation (n − 1), lowest and highest of those that are defined."""
-    known: npt.NDArray[np.float64] = np.array([value for value in values if np.isfinite(value)])
-    if not len(known):
-        return {"mean": float("nan"), "sd": float("nan"), "low": float("nan"), "high": float("nan")}
-    deviation = float(known.std(ddof=1)) if len(known) > 1 else float("nan")
-    return {"mean": float(known.mean()), "sd": deviation, "low": float(known.min()), "high": float(known.max())}
 
 
 def _write_folds(file: Path, fold_of: Mapping[str, str]) -> None:

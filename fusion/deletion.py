@@ -2,7 +2,9 @@
 
 *Deletion*: leaving out the most important parts of a patient should move the risk more than leaving out as many parts
 drawn at random (Samek et al., 2017). *Randomisation*: a model whose weights were drawn anew should give another map,
-else the map shows the input and not what was learnt (Adebayo et al., 2018).
+else the map shows the input and not what was learnt (Adebayo et al., 2018). What such a model calls a high risk is a
+matter of chance, so its map may as well come out reversed: maps are alike when their rank correlation is far from 0,
+on either side.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ from .model import MuMo
 
 COUNTS = {"bags": (1, 2, 4, 8, 16), "words": (1, 4, 16, 64, 256)}
 """Numbers of parts that are left out."""
+
+RANDOM_STREAM = 0x6D756D6F
+"""Sets the random numbers of `randomised` apart from those of training."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +85,17 @@ def _moved(probe: Probe, level: str, removed: Sequence[npt.NDArray[np.int64]], s
     ask: Callable[[Tensor], Floats] = probe.without_words
     if level == "bags":
         ask = lambda sets: probe.without_units("pathology", sets)  # noqa: E731, one name for both ways to ask
-    return np.abs(ask(kept.view(len(removed), *shape)) - probe.risk)
+    return np.abs(ask(kept.view(len(removed), *shape)) - probe.value)
 
 
-def randomised(layout: Layout, settings: ModelSettings, seed: int) -> MuMo:
-    """A model of the same form with weights drawn from `seed`; the global generator is left as it was."""
+def randomised(layout: Layout, settings: ModelSettings, number: int) -> MuMo:
+    """The `number`-th model of the same form with random weights; the global generator is left as it was.
+
+    Weights are drawn from a stream of their own. Drawn from small seeds, which runs have too, they could be the very
+    weights that training began with, and these a trained model still resembles.
+    """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(int(np.random.default_rng([RANDOM_STREAM, number]).integers(2**63)))
         return MuMo(layout, settings).eval()
 
 
@@ -97,6 +106,17 @@ def rank_correlation(first: Floats, second: Floats) -> float:
     if first.size < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan")
     return float(stats.spearmanr(first.ravel(), second.ravel()).statistic)
+
+
+def likeness(first: Floats, second: Floats) -> float:
+    """|Spearman's correlation|: 1 where two maps are the same or one is the other's reverse; NaN as there."""
+    return abs(rank_correlation(first, second))
+
+
+def likeness_by_chance(parts: int, *, draws: int, rng: np.random.Generator) -> float:
+    """Mean likeness of two random orders of so many parts, which is far above 0 for few; NaN below three."""
+    order = np.arange(parts, dtype=np.float64)
+    return float(np.mean([likeness(order, rng.permutation(order)) for _ in range(draws)]))
 
 
 @dataclass(frozen=True)

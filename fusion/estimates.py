@@ -107,12 +107,23 @@ def proportion(successes: int, total: int, nobody: str) -> Estimate:
 
 def rate_difference(first: Estimate, second: Estimate) -> Estimate:
     """Difference of two independent shares; Newcombe's hybrid score interval (Stat Med 17:873, 1998, method 10)."""
-    if reason := first.reason or second.reason:
-        return Estimate(method="Newcombe", reason=reason)
+    return independent_difference(first, second, method="Newcombe")
+
+
+def independent_difference(first: Estimate, second: Estimate, *, method: str = "from both intervals") -> Estimate:
+    """first − second of two figures of different patients, its interval recovered from theirs.
+
+    Zou and Donner, Stat Med 27:1693 (2008): the distances to the two intervals' ends are added as squares. It needs no
+    symmetry, so it serves shares, C-indices and bootstrap intervals alike; of Wilson intervals it is Newcombe's.
+    """
+    if math.isnan(first.value) or math.isnan(second.value):
+        return Estimate(method=method, reason=first.reason or second.reason)
     value = first.value - second.value
+    if any(math.isnan(end) for end in (first.low, first.high, second.low, second.high)):
+        return Estimate(value, method=method, reason=first.reason or second.reason)
     low = value - math.hypot(first.value - first.low, second.high - second.value)
     high = value + math.hypot(first.high - first.value, second.value - second.low)
-    return Estimate(value, low, high, "Newcombe")
+    return Estimate(value, low, high, method)
 
 
 def normal_quantile(share: float) -> float:

@@ -7,6 +7,7 @@ Pictures and pages are made elsewhere, from what stands here.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from .attribution import (
     OmicsAttribution,
     Parts,
     Probe,
+    Target,
     feature_gradients,
     item_parts,
     omics_attribution,
@@ -33,12 +35,10 @@ from .attribution import (
 )
 from .checkpoint import LoadedRun, load_run, member_folders
 from .dataset import INFORMATION, Dataset, report_group
-from .explained import weights_digest
+from .explained import WORDING, Wording, weights_digest
 from .predict import check_matches, resolve_device
+from .splits import held_out, least_seen
 from .tabular import add_tables
-
-PARTS = ("test", "external", "validation", "train")
-"""Parts of a split, those first that say most of new patients."""
 
 DRAWS = 10
 """Random draws a patient and count of the deletion curve."""
@@ -52,9 +52,11 @@ RANDOM_MODELS = 3
 
 @dataclass(frozen=True, eq=False)
 class Explained:
-    """What the risk of one patient rests on; means over `models` members."""
+    """What the prediction for one patient rests on; means over `models` members."""
 
     patient: str
+    target: Target
+    """The output that effects, attributions and gradients are of."""
     centre: str
     part: str
     modalities: str
@@ -71,11 +73,16 @@ class Explained:
     items: dict[str, Parts]
     """Group of codes → [item]."""
     omics: dict[str, Floats]
-    """Modality → [unit, column of the pack] integrated gradients, log hazard; 0 for columns that are not read."""
+    """Modality → [unit, column of the pack] integrated gradients; 0 for columns that are not read."""
     completeness: tuple[float, float]
-    """Largest |sum of the attributions less the difference of risks| of any member, and the mean |difference|."""
+    """Largest |sum of the attributions less the difference of outputs| of any member, and the mean |difference|."""
     lesion_slopes: Floats | None
-    """[lesion, width] gradient of the risk by deep features; none without CT."""
+    """[lesion, width] mean gradient by deep features, see `feature_gradients`; none without CT."""
+
+    @property
+    def wording(self) -> Wording:
+        """How pages call the output that is explained."""
+        return WORDING[self.target]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +102,9 @@ class Checks:
     patients: list[str]
     part: str
     curves: list[deletion.Curve]
-    correlation: dict[str, dict[str, Floats]]
-    """Level → measure → [patient] rank correlation with the map of models with random weights (mean over those)."""
+    likeness: dict[str, dict[str, Floats]]
+    """Level → measure → [patient] |rank correlation| with the maps of models with random weights, mean over those;
+    `shuffled` in place of a measure: of maps in random order."""
 
 
 class Explainer:
@@ -115,8 +123,9 @@ class Explainer:
         device: str = "auto",
         tables: Mapping[str, Path] | None = None,
         allow_other_windows: bool = False,
+        target: Target = "risk",
     ) -> None:
-        self.device = resolve_device(device)
+        self.device, self.target = resolve_device(device), target
         self.packed: Packed = add_tables(pack(Store.open(store)), tables or {})
         self.members: list[Member] = []
         for folder in member_folders(run):
@@ -148,10 +157,12 @@ class Explainer:
         """Everything about one patient."""
         members, part = self._members(patient)
         place = self._place[patient]
-        found = [_explain(self._probe(member, place), member, self.packed) for member in members]
+        average = self.average_lesion
+        found = [_explain(self._probe(member, place), member, self.packed, average) for member in members]
         label = int(self.packed.labels[place])
         return Explained(
             patient=patient,
+            target=self.target,
             centre=self.packed.centres[place],
             part=part,
             modalities=self.packed.modalities[place],
@@ -176,7 +187,7 @@ class Explainer:
         """
         chosen, part = self._held_out(seed)
         moves: dict[str, list[list[deletion.Move]]] = {level: [] for level in deletion.COUNTS}
-        correlation: dict[str, dict[str, list[float]]] = {level: {} for level in deletion.COUNTS}
+        likeness: dict[str, dict[str, list[float]]] = {level: {} for level in deletion.COUNTS}
         random_models: dict[str, list[Member]] = {}
         for number, patient in enumerate(chosen):
             member = self._members(patient)[0][0]
@@ -190,49 +201,50 @@ class Explainer:
                 importances = {"weight": measures["weight"], "effect": deletion.one_way(measures["effect"])}
                 moves[level].append(deletion.deletion(probe, level, importances, draws=draws, rng=rng))
                 for name, values in measures.items():
-                    found = [deletion.rank_correlation(values, other[level][name]) for other in strange]
-                    correlation[level].setdefault(name, []).append(float(np.mean(found)))
+                    found = [deletion.likeness(values, other[level][name]) for other in strange]
+                    likeness[level].setdefault(name, []).append(float(np.mean(found)))
+                chance = deletion.likeness_by_chance(measures["weight"].size, draws=draws, rng=rng)
+                likeness[level].setdefault("shuffled", []).append(chance)
             if progress is not None:
                 progress(number + 1, len(chosen))
         rows = [row for level, own in moves.items() for row in deletion.curves(level, own)]
-        arrays = {level: {n: np.array(v) for n, v in own.items()} for level, own in correlation.items()}
+        arrays = {level: {n: np.array(v) for n, v in own.items()} for level, own in likeness.items()}
         return Checks(chosen, part, rows, arrays)
 
+    @functools.cached_property
     def average_lesion(self) -> Floats:
-        """[width] mean deep features of the plain views of all lesions of the store."""
-        return np.asarray(self.packed.units["radiology"].features[:, 0].mean(axis=0, dtype=np.float64))
+        """[width] mean deep features of the plain views of all lesions of the store; 0 where there are none."""
+        features = self.packed.units["radiology"].features  # (lesion, view, width); without CT (0, 0, 0)
+        if not len(features):
+            return np.zeros(features.shape[-1])
+        return np.asarray(features[:, 0].mean(axis=0, dtype=np.float64))
 
     def _held_out(self, seed: int) -> tuple[list[str], str]:
         slides = self.packed.units["pathology"].counts > 0
         if not any(m.name == "pathology" and m.feature_width for m in self.members[0].run.layout.modalities):
             return [], ""
         parts = {p: self.part(p) for p, there in zip(self.packed.patients, slides, strict=True) if there}
-        for wanted in (("test", "external"), ("validation",), ("train",)):
-            chosen = [patient for patient, part in parts.items() if part in wanted]
-            if chosen:
-                if len(chosen) > MOST_CHECKED:
-                    drawn = np.random.default_rng(seed).choice(len(chosen), MOST_CHECKED, replace=False)
-                    chosen = [chosen[n] for n in sorted(drawn)]
-                return chosen, " and ".join(part for part in wanted if part in {parts[p] for p in chosen})
-        return [], ""
+        wanted = held_out(set(parts.values()))
+        chosen = [patient for patient, part in parts.items() if part in wanted]
+        if len(chosen) > MOST_CHECKED:
+            drawn = np.random.default_rng(seed).choice(len(chosen), MOST_CHECKED, replace=False)
+            chosen = [chosen[n] for n in sorted(drawn)]
+        return chosen, " and ".join(part for part in wanted if part in {parts[p] for p in chosen})
 
     def _members(self, patient: str) -> tuple[list[Member], str]:
-        """The members that explain a patient, and its part in them: those for which it is newest."""
-        by_part: dict[str, list[Member]] = {}
-        for member in self.members:
-            by_part.setdefault(member.run.split.parts.get(patient, "external"), []).append(member)
-        part = next(part for part in PARTS if part in by_part)
-        return by_part[part], part
+        """The members that explain a patient, and its part in them."""
+        numbers, part = least_seen([member.run.split for member in self.members], patient)
+        return [self.members[number] for number in numbers], part
 
     def _probe(self, member: Member, place: int) -> Probe:
         batch = member.dataset.whole(np.array([place]))
-        return Probe(member.run.model, batch.to(self.device))
+        return Probe(member.run.model, batch.to(self.device), self.target)
 
     def _randomised(self, member: Member) -> list[Member]:
         run = member.run
         others = []
-        for seed in range(RANDOM_MODELS):
-            model = deletion.randomised(run.layout, run.settings, seed).to(self.device)
+        for number in range(RANDOM_MODELS):
+            model = deletion.randomised(run.layout, run.settings, number).to(self.device)
             others.append(Member(replace(run, model=model), member.dataset, ""))
         return others
 
@@ -261,7 +273,7 @@ class _One:
     slopes: Floats | None
 
 
-def _explain(probe: Probe, member: Member, packed: Packed) -> _One:
+def _explain(probe: Probe, member: Member, packed: Packed, average_lesion: Floats) -> _One:
     layout = member.run.layout
     units = {name: unit_parts(probe, name) for name in probe.batch.imaging if probe.units(name)}
     items = {}
@@ -274,7 +286,7 @@ def _explain(probe: Probe, member: Member, packed: Packed) -> _One:
     found = omics_attribution(probe)
     logits = probe.output.logits[0].double()
     return _One(
-        risk=probe.risk,
+        risk=float(probe.output.risk[0]),
         probability=float(1 - torch.softmax(logits, dim=0)[0]),
         units=units,
         words=word_parts(probe) if "pathology" in units else None,
@@ -282,7 +294,7 @@ def _explain(probe: Probe, member: Member, packed: Packed) -> _One:
         omics=_over_all_columns(found, member, packed),
         gap=0.0 if found is None else abs(found.gap),
         difference=0.0 if found is None else abs(found.difference),
-        slopes=feature_gradients(probe) if "radiology" in units else None,
+        slopes=feature_gradients(probe, average_lesion) if "radiology" in units else None,
     )
 
 

@@ -7,13 +7,14 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checkpoint import json_able, member_folders
+from .attribution import Target
+from .checkpoint import json_able, member_folders, run_facts
 from .deletion import Curve
 from .figures import BLUE, GREY, VERMILLION
 
@@ -28,7 +29,22 @@ FILE = "explain.json"
 FOLDER = "explain"
 """Folder of a run in which the report looks for explanations."""
 
-VERSION = 1
+VERSION = 2
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How pages and figures call the output that is explained."""
+
+    noun: str
+    """After an article."""
+    unit: str
+
+
+WORDING: Mapping[Target, Wording] = {
+    "risk": Wording("risk", "log hazard"),
+    "response": Wording("chance of response", "log odds"),
+}
 
 LOOKS: Mapping[str, tuple[str, str, str]] = {
     "effect": ("largest effects", VERMILLION, "o"),
@@ -48,13 +64,12 @@ def weights_digest(run: Path) -> str:
 
 def checks_as_json(checks: Checks) -> dict[str, Any]:
     """The checks as plain values, NaN as null."""
-    correlation = {
-        level: {measure: _summary(values) for measure, values in own.items()}
-        for level, own in checks.correlation.items()
+    likeness = {
+        level: {measure: _summary(values) for measure, values in own.items()} for level, own in checks.likeness.items()
     }
     curves = [asdict(curve) for curve in checks.curves]
     plain: dict[str, Any] = json_able(
-        {"patients": len(checks.patients), "part": checks.part, "curves": curves, "rank_correlation": correlation}
+        {"patients": len(checks.patients), "part": checks.part, "curves": curves, "likeness": likeness}
     )
     return plain
 
@@ -76,7 +91,11 @@ def read_explained(run: Path) -> dict[str, Any]:
     file = run / FOLDER / FILE
     if not file.is_file():
         return {}
-    digests = [weights_digest(folder) for folder in member_folders(run)]
+    about = run_facts(run)
+    if about.get("kind") == "external":
+        digests = about["model"]["models"]
+    else:
+        digests = [weights_digest(folder) for folder in member_folders(run)]
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -93,7 +112,7 @@ def curves_of(content: Mapping[str, Any]) -> list[Curve]:
     return [Curve(**{**row, "wins": math.nan if row["wins"] is None else row["wins"]}) for row in rows]
 
 
-def draw_curves(figure: Figure, curves: Sequence[Curve]) -> None:
+def draw_curves(figure: Figure, curves: Sequence[Curve], wording: Wording) -> None:
     """Deletion curves, a panel for bags and one for words; random parts with their standard deviation over draws."""
     levels = list(dict.fromkeys(curve.level for curve in curves))
     panels = figure.subplots(1, len(levels), squeeze=False)[0]
@@ -110,37 +129,47 @@ def draw_curves(figure: Figure, curves: Sequence[Curve]) -> None:
         axes.set_xticks(shown, labels=[str(count) for count in shown])
         axes.minorticks_off()
         axes.set(xlabel=f"{level} left out", ylim=(0, None))
-    panels[0].set_ylabel("|change of the risk|, log hazard")
+    panels[0].set_ylabel(f"|change of the {wording.noun}|, {wording.unit}")
     # above the axes, where no curve can run through it
     legend = panels[0].legend(loc="lower left", bbox_to_anchor=(-0.03, 1.0), ncols=3, columnspacing=1.2)
     legend.set_in_layout(False)  # it reaches over the second panel and must not push it away
     figure.tight_layout(pad=0.5, rect=(0, 0, 1, 0.92))
 
 
-def sentences(checks: Mapping[str, Any]) -> list[str]:
-    """What the checks say, with their figures, in plain words."""
+def wording_of(content: Mapping[str, Any]) -> Wording:
+    """Of the output that an `explain.json` is about."""
+    target: Target = content["of"]
+    return WORDING[target]
+
+
+def says(content: Mapping[str, Any]) -> list[str]:
+    """What the checks of an `explain.json` say, with their figures, in plain words; nothing without checks."""
+    return sentences(content["checks"], wording_of(content)) if content.get("checks") else []
+
+
+def sentences(checks: Mapping[str, Any], wording: Wording) -> list[str]:
+    """What checks say, with their figures, in plain words."""
     said = []
     for level in ("bags", "words"):
         rows = {(row["count"], row["by"]): row for row in checks["curves"] if row["level"] == level}
         counts = sorted({count for count, _ in rows})
         if not counts:
             continue
-        count = counts[0] if level == "bags" else counts[len(counts) // 2]
+        count = counts[len(counts) // 2]  # of a single part, its effect is the very change that is asked for here
         chance = rows[count, "random"]
         name = level if count > 1 else level.removesuffix("s")
         ways = " and ".join(f"by {rows[count, by]['moved']:.3f} for the {LOOKS[by][0]}" for by in ("effect", "weight"))
         said.append(
-            f"Leaving out {count} {name} moves the risk {ways}, against {chance['moved']:.3f} "
+            f"Leaving out {count} {name} moves the {wording.noun} {ways}, against {chance['moved']:.3f} "
             f"(± {chance['spread']:.3f}) at random; mean of {chance['patients']} patients."
         )
-        found = checks["rank_correlation"][level]
+        found = checks["likeness"][level]
         usable = {measure: own for measure, own in found.items() if own["patients"]}
-        if usable:
-            ways = " and ".join(
-                f"{own['mean']:.2f}".replace("-", "−") + f" for {measure}s" for measure, own in usable.items()
-            )
+        shuffled = usable.pop("shuffled", None)
+        if usable and shuffled:
+            ways = " and ".join(f"{own['mean']:.2f} for {measure}s" for measure, own in usable.items())
             said.append(
-                f"Rank correlation of the maps of {level} with those of models with random weights: {ways} "
-                "(1: the same map)."
+                f"Likeness of the maps of {level} to those of models with random weights (|rank correlation|; 1: the "
+                f"same map, or its reverse): {ways}, against {shuffled['mean']:.2f} for shuffled maps."
             )
     return said

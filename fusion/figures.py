@@ -109,7 +109,10 @@ def probabilities(labels: Numbers, probability: Numbers, threshold: float | None
         if threshold is not None:
             side = "right" if threshold > 0.6 else "left"
             axes.axvline(threshold, color="#333333", linewidth=0.9, linestyle=(0, (4, 2)))
-            axes.text(threshold, len(rows) - 0.3, f" threshold {threshold:.3f} ", ha=side)
+            axes.annotate(
+                f"threshold {threshold:.3f}", (threshold, len(rows) - 0.3), ha=side,
+                xytext=(-4 if side == "right" else 4, 0), textcoords="offset points",
+            )  # fmt: skip
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.5, len(rows) - 0.1), yticks=[])
         axes.set(xlabel="predicted probability of response")
         axes.spines["left"].set_visible(False)
@@ -157,8 +160,9 @@ def survival_curves(
 
 def learning(
     epochs: Sequence[float],
-    curves: Mapping[str, Sequence[float]],
+    curves: Mapping[str, Numbers | Sequence[float]],
     *,
+    bands: Mapping[str, tuple[Numbers, Numbers]] | None = None,
     averaged: Sequence[float],
     name: str,
     label: str,
@@ -168,8 +172,9 @@ def learning(
     Args:
         epochs: [epoch] numbers of the epochs.
         curves: legend → [epoch] values, NaN where there is none; curves of NaN only are left out.
+        bands: legend → [epoch] lowest and highest of several trainings, for those curves that are their mean.
         averaged: numbers of the epochs whose weights were averaged.
-        name, label: for ids, and of the vertical axis.
+        name, label: of the figure, and of the vertical axis.
     """
     colours = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, "#56B4E9", GREY)
     dashes = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1, 1)))
@@ -181,6 +186,8 @@ def learning(
         for number, (key, values) in enumerate(shown.items()):
             (line,) = axes.plot(epochs, values, color=colours[number % len(colours)], marker=marker, label=key)
             line.set(linestyle=dashes[number % len(dashes)], linewidth=1.3)
+            if bands and key in bands:
+                axes.fill_between(epochs, *bands[key], color=line.get_color(), alpha=0.15, linewidth=0)
         if averaged:
             axes.plot(
                 averaged,
@@ -196,7 +203,7 @@ def learning(
         # above the axes, where no curve can run through it
         axes.legend(loc="lower left", bbox_to_anchor=(-0.04, 1.0), ncols=3, columnspacing=1, handlelength=1.8)
 
-    return svg((3.7, 2.9), f"learning-{name}", f"Learning curves: {', '.join(shown)} over {len(epochs)} epochs", draw)
+    return svg((3.7, 2.9), name, f"Learning curves: {', '.join(shown)} over {len(epochs)} epochs", draw)
 
 
 def _operating_point(axes: Axes, metrics: Mapping[str, Any], colour: str) -> None:

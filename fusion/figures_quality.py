@@ -98,7 +98,7 @@ def missingness(present: NDArray[np.bool_], names: Sequence[str]) -> str:
 
     def draw(figure: Figure) -> None:
         height = 0.17 * items
-        axes = figure.add_axes((0.34, 0.45 / (height + 0.5), 0.56, height / (height + 0.5)))
+        axes = figure.add_axes((0.42, 0.45 / (height + 0.5), 0.49, height / (height + 0.5)))
         axes.set_facecolor("#EFEFF2")
         for row, there in enumerate(present):
             # runs of patients who have it, so that the drawing stays small
@@ -108,12 +108,44 @@ def missingness(present: NDArray[np.bool_], names: Sequence[str]) -> str:
             share = f"{100 * there.mean():.0f} %"
             axes.text(1.02, items - 0.5 - row, share, transform=axes.get_yaxis_transform(), va="center", fontsize=7.5)
         axes.set(xlim=(0, patients), ylim=(0, items), xlabel="patients, sorted")
-        axes.set_yticks(np.arange(items) + 0.5, [name.replace("_", " ") for name in reversed(names)], fontsize=7.5)
+        axes.set_yticks(np.arange(items) + 0.5, list(reversed(names)), fontsize=7.5)
         axes.tick_params(axis="y", length=0)
         for side in axes.spines.values():
             side.set_visible(False)
 
-    return svg((4.6, 0.5 + 0.17 * items), "missingness", f"Presence of {items} items in {patients} patients", draw)
+    return svg((5.0, 0.5 + 0.17 * items), "missingness", f"Presence of {items} items in {patients} patients", draw)
+
+
+def distributions(panels: Mapping[str, Mapping[str, Numbers]], lines: Mapping[str, float | None]) -> str:
+    """Histograms of what was predicted in two cohorts, as shares of each, one above the other.
+
+    Args:
+        panels: what was predicted → cohort → [patient] values.
+        lines: what was predicted → where to mark a threshold.
+    """
+
+    def draw(figure: Figure) -> None:
+        for number, (name, cohorts) in enumerate(panels.items()):
+            axes = figure.add_axes((0.11 + 0.49 * number, 0.16, 0.38, 0.68))
+            together = np.concatenate(list(cohorts.values()))
+            edges = np.linspace(float(together.min()), float(together.max()) + 1e-9, 16)
+            for cohort, values in cohorts.items():
+                colour, dashes = PART_LOOKS.get(cohort, (GREY, "-"))
+                counts, _ = np.histogram(values, bins=edges)
+                shares = counts / max(1, len(values))
+                axes.stairs(
+                    shares, edges, color=colour, linestyle=dashes, linewidth=1.5, label=f"{cohort} ({len(values)})"
+                )
+                axes.stairs(shares, edges, color=colour, fill=True, alpha=0.12)
+            if (mark := lines.get(name)) is not None:
+                axes.axvline(mark, color="#333333", linewidth=0.8, linestyle=(0, (1, 1.5)))
+            axes.set(xlabel=name, ylabel="share of patients" if not number else "", ylim=(0, None))
+            if not number:
+                axes.legend(loc="lower left", bbox_to_anchor=(-0.04, 1.0), ncols=2, columnspacing=1, handlelength=1.8)
+
+    cohorts = next(iter(panels.values()))
+    described = ", ".join(f"{len(values)} {name} patients" for name, values in cohorts.items())
+    return svg((5.8, 2.7), "shift", f"Distributions of {' and '.join(panels)}: {described}", draw)
 
 
 def annotators(probability: Numbers, labels: Numbers, threshold: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +29,18 @@ REASONS = {
 """Rules of the label that leave it unknown, in words."""
 
 
-def save_flow(file: Path, packed: Packed, store: Place) -> None:
+def save_flow(file: Path, packed: Packed, store: Place, *, left_out: Collection[str] = ()) -> None:
     """Write a run's `flow.json`.
 
-    `patients` and `labels` (rule of the label → patients); for slides and CT studies how many the store was asked for,
-    how many are used, have nothing to use (no bag, no lesion), or failed in a stage.
+    `patients` of the cohort; for slides and CT studies how many the store was asked for, how many are used, have
+    nothing to use (no bag, no lesion), or failed in a stage; `left_out`, how many patients were; of the others `labels`
+    (rule of the label → patients).
     """
     opened = Store.open(store)
     rules: Counter[str] = Counter()
     if (record := opened.record("clinical", "cohort")) and "patients.parquet" in record.parts:
         rows = tables.read_rows(opened.part("clinical", "cohort", "patients.parquet"), PATIENTS)
-        known = set(packed.patients)
+        known = set(packed.patients) - set(left_out)
         rules.update(row["label_rule"] for row in rows if row["patient"] in known)
     sources = {}
     for name, prefix, whole, stages, modality in SOURCES:
@@ -54,14 +55,20 @@ def save_flow(file: Path, packed: Packed, store: Place) -> None:
             "nothing": len(asked - used - failed),
             "failed": len(failed),
         }
-    write_json(file, {"patients": len(packed.patients), "labels": dict(rules), "sources": sources})
+    content = {"patients": len(packed.patients), "sources": sources, "left_out": len(left_out), "labels": dict(rules)}
+    write_json(file, content)
+
+
+def flow_file(run: Path) -> Path:
+    """The run's own flow.json, or that of its first member: all members have the same patients."""
+    own = run / "flow.json"
+    return own if own.is_file() else next(iter(sorted((run / "members").glob("*/flow.json"))), own)
 
 
 def read_flow(run: Path) -> dict[str, Any]:
     """What flow.json says, of an ensemble that of its first member; empty where there is none."""
-    files = [run / "flow.json", *sorted((run / "members").glob("*/flow.json"))]
-    found = next((file for file in files if file.is_file()), None)
-    if found is None:
+    found = flow_file(run)
+    if not found.is_file():
         return {}
     try:
         content = json.loads(found.read_text(encoding="utf-8"))
@@ -84,11 +91,14 @@ def sentences(flow: dict[str, Any]) -> Sequence[tuple[str, list[str]]]:
                 ", ".join([f"{found['asked']} {name}: {found['used']} used", *(f"{n} {w}" for n, w in left if n)])
             )
     boxes = [(f"{flow['patients']} patients of the cohort", images)]
+    if left_out := flow.get("left_out"):
+        rest = flow["patients"] - left_out
+        boxes.append((f"{rest} patients are new to the model", [f"{left_out} left out: also in the run's own cohort"]))
     unknown = {rule: count for rule, count in flow["labels"].items() if rule in REASONS}
     if flow["labels"]:
         known = sum(flow["labels"].values()) - sum(unknown.values())
-        left_out = [f"{count} unknown, kept for survival: {REASONS[rule]}" for rule, count in sorted(unknown.items())]
-        boxes.append((f"{known} with a known response", left_out))
+        apart = [f"{count} unknown, kept for survival: {REASONS[rule]}" for rule, count in sorted(unknown.items())]
+        boxes.append((f"{known} with a known response", apart))
     return boxes
 
 

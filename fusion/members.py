@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import torch
 
@@ -43,20 +44,27 @@ class Member:
     split: Split
 
 
+class Training(TypedDict, total=False):
+    """Where and how members are trained; keyword arguments of everything that trains many."""
+
+    device: str
+    """`auto` (the default), `cpu` or `cuda`; on CUDA they run one after another in this process."""
+    workers: int | None
+    """Processes; default one a core, 1 = in this process."""
+    resume: bool
+    """Keep the members that are finished and go on with those that are not."""
+    done: Done | None
+    """Called after each member."""
+    pool: Executor | None
+    """Where to train instead, for example the workers of a Dask cluster (`Client.get_executor`); they must see the
+    same files."""
+
+
 _Job = tuple[Place, Path, Member, str, bool]
 
 
 def train_members(
-    store: Place,
-    run: Path,
-    members: Sequence[Member],
-    *,
-    device: str = "auto",
-    workers: int | None = None,
-    resume: bool = False,
-    done: Done | None = None,
-    pool: Executor | None = None,
-    own_processes: bool = False,
+    store: Place, run: Path, members: Sequence[Member], *, own_processes: bool = False, **training: Unpack[Training]
 ) -> None:
     """Train all members into RUN/members/<name>.
 
@@ -64,17 +72,14 @@ def train_members(
         store: folder of the store.
         run: folder of the whole.
         members: what to train.
-        device: on CUDA they run one after another in this process.
-        workers: processes; default one a core, 1 = in this process.
-        resume: keep the members that are finished and go on with those that are not.
-        done: called after each member.
-        pool: where to train instead, for example the workers of a Dask cluster (`Client.get_executor`); they must see
-            the same files.
         own_processes: also for one member or one worker.
+        training: see `Training`.
 
     Raises:
         FitError: a member cannot be trained; the others that have begun are finished first.
     """
+    device, pool, done = training.get("device", "auto"), training.get("pool"), training.get("done")
+    workers, resume = training.get("workers"), training.get("resume", False)
     target = device if pool is not None else str(resolve_device(device))
     jobs = [(absolute(store), run.resolve() / "members" / m.name, m, target, resume) for m in members]
     if pool is not None:

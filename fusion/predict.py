@@ -133,6 +133,26 @@ def read_predictions(file: Path) -> pd.DataFrame:
     return prediction_frame(read_rows(file, PREDICTIONS))
 
 
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """What a finished run says of the patients of a store."""
+
+    packed: Packed
+    frame: pd.DataFrame
+    """Of every patient; see `prediction_frame`."""
+    threshold: float
+    """The frozen one; NaN where the run has none."""
+    first: LoadedRun
+    """The run, or the first member of an ensemble."""
+
+    def evaluate(self, frame: pd.DataFrame) -> dict[str, Any]:
+        """`metrics.evaluate` of some of the patients at the frozen threshold."""
+        fit = self.first.fit
+        evaluated = metrics.evaluate(frame, threshold=self.threshold, replicates=fit.bootstrap, seed=fit.seed)
+        evaluated["chosen_on"] = self.first.info["chosen_on"]
+        return evaluated
+
+
 def predict(
     run: Path,
     store: Place,
@@ -144,8 +164,35 @@ def predict(
 ) -> pd.DataFrame:
     """Predictions of a finished run for every patient of a store.
 
-    Needs the run folder and the store (and the tables of further modalities), nothing else. Writes the Parquet file
-    `out` (`specs.PREDICTIONS`) and, beside it, `<out>.metrics.json` with the metrics at the run's frozen threshold.
+    Needs the run folder and the store (and the tables of further modalities), nothing else. Writes `out`
+    (`specs.PREDICTIONS`), as text where its name ends in .csv, else as Parquet, and, beside it, `<out>.metrics.json`
+    with the metrics at the run's frozen threshold.
+
+    Raises:
+        FitError, StoreError: see `predict_store`; `out` is a folder.
+    """
+    if out.is_dir():
+        raise FitError(f"{out}: is a folder; name the file to write, for example {out / 'predictions.parquet'}")
+    found = predict_store(run, store, device=device, tables=tables, allow_other_windows=allow_other_windows)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix.lower() == ".csv":
+        write_atomically(out, lambda temporary: found.frame.to_csv(temporary, index=False))
+    else:
+        save_predictions(out, prediction_records(found.frame))
+    write_json(out.with_name(f"{out.name}.metrics.json"), found.evaluate(found.frame))
+    return found.frame
+
+
+def predict_store(
+    run: Path,
+    store: Place,
+    *,
+    device: str = "auto",
+    tables: Mapping[str, Path] | None = None,
+    allow_other_windows: bool = False,
+) -> Predicted:
+    """What a finished run says of every patient of a store.
+
     Patients that are in the run's split keep their part, all others are `external`. The predictions of an ensemble are
     the means over its members. Of several seeds on one split, the threshold is the ensemble's. Of a run over folds, it
     is the mean of the members', and patients of its cohort are `train`, as most members were trained on each.
@@ -155,21 +202,21 @@ def predict(
         StoreError: the store cannot be packed.
     """
     target = resolve_device(device)
-    if out.is_dir():
-        raise FitError(f"{out}: is a folder; name the Parquet file to write, for example {out / 'predictions.parquet'}")
     folders = member_folders(run)
     packed = add_tables(pack(Store.open(store)), tables or {})
     everyone = np.arange(len(packed.patients))
+    runs: list[LoadedRun] = []
     said: list[Scores] = []
     thresholds: list[float] = []
     for folder in folders:
         loaded = load_run(folder)
         check_matches(loaded, packed, allow_other_windows=allow_other_windows)
         dataset = Dataset(packed, loaded.layout, loaded.scalers, loaded.fit.survival_endpoint)
+        runs.append(loaded)
         said.append(score(loaded.model.to(target), dataset, everyone, device=target, size=loaded.fit.batch_patients))
         found = loaded.info.get("threshold")
         thresholds.append(float("nan") if found is None else found)
-    split = loaded.split.parts
+    split = runs[0].split.parts
     if not (run / "split.csv").exists():  # folds
         split = dict.fromkeys(split, "train")
     own = ensemble_threshold(run)
@@ -177,18 +224,7 @@ def predict(
     frame = prediction_frame(prediction_rows(packed, said[0], parts))
     frame["probability"] = np.mean([scores.probability for scores in said], axis=0)
     frame["risk"] = np.mean([scores.risk for scores in said], axis=0)
-    rows = prediction_records(frame)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_predictions(out, rows)
-    evaluated = metrics.evaluate(
-        frame,
-        threshold=float(np.mean(thresholds)) if own is None else own,
-        replicates=loaded.fit.bootstrap,
-        seed=loaded.fit.seed,
-    )
-    evaluated["chosen_on"] = loaded.info["chosen_on"]
-    write_json(out.with_name(f"{out.name}.metrics.json"), evaluated)
-    return frame
+    return Predicted(packed, frame, float(np.mean(thresholds)) if own is None else own, runs[0])
 
 
 # --- does the store fit the model? ------------------------------------------------------------------------

@@ -6,28 +6,32 @@ page.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import __version__
 from ..config import Settings
-from . import explained, figures, flow, report_figures, report_sections
+from ..pages import rendering, terms
+from . import (
+    explained,
+    figures,
+    flow,
+    report_external,
+    report_figures,
+    report_methods,
+    report_sections,
+    table_one,
+    tripod,
+)
 from .estimates import numbers
 from .report_figures import ENDPOINTS, Drawings
 from .report_text import Cell, at, cell, flat, number, plain
 from .runfiles import RunFiles, read_run
-
-PARTS = ("test", "external", "validation", "train")
-"""Parts in the order of the report: what counts most comes first."""
-
-MODALITIES = {"both": "slides and CT", "pathology": "slides only", "radiology": "CT only", "none": "no imaging"}
-"""Patterns of imaging modalities present and how the page calls them."""
+from .splits import LEAST_SEEN_FIRST
 
 MOST_ROWS = 12
 """Parts of run.json with more rows than this are folded away."""
@@ -38,7 +42,7 @@ ROWS = (
     ("AUC of pairs within a fold", ("auc_within_folds",), "0.000"),
     ("Average precision", ("average_precision",), "0.000"),
     ("Brier score", ("brier",), "0.000"),
-    ("Calibration intercept (best: 0)", ("calibration_intercept",), "0.00"),
+    ("Calibration in the large: intercept at slope 1 (best: 0)", ("calibration_intercept",), "0.00"),
     ("Calibration slope (best: 1)", ("calibration_slope",), "0.00"),
     ("Expected : observed responses", ("expected_observed",), "0.00"),
     ("Sensitivity", ("sensitivity",), "0.000"),
@@ -62,41 +66,13 @@ OF_FOLDS = ("auc_within_folds",)
 """A place that only runs over folds have."""
 
 
-SORTING = """
-for (const table of document.querySelectorAll("table.sortable")) {
-  const heads = Array.from(table.tHead.rows[0].cells);
-  heads.forEach((head, column) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.append(...Array.from(head.childNodes));
-    head.append(button);
-    button.addEventListener("click", () => {
-      const up = head.getAttribute("aria-sort") !== "ascending";
-      heads.forEach((other) => other.removeAttribute("aria-sort"));
-      head.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const key = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
-      const body = table.tBodies[0];
-      const compare = (first, second) => {
-        const a = key(first), b = key(second);
-        if (a === "" || b === "") return (a === "") - (b === "");
-        const order = a.localeCompare(b, "en", { numeric: true });
-        const numbers = Number(a) - Number(b);
-        return (up ? 1 : -1) * (Number.isNaN(numbers) ? order : numbers);
-      };
-      body.append(...Array.from(body.rows).sort(compare));
-    });
-  });
-}
-"""
-"""The page's one script: a click on a column's head sorts the table by it, unknown values last."""
-
-
 def write_report(run: Path, ablations: Path | None = None) -> Path:
     """Write `report.html` into a run folder, with every figure as `report/NAME.svg` and its numbers as `NAME.csv`.
 
     Needs `predictions.parquet` and `metrics.json`; `config.json`, `run.json`, `split.csv`, `history.jsonl`,
     `clinical.parquet`, `baselines/comparison.json`, `readers/readers.json` and `ablations/ablations.json` add their
-    sections; of an ensemble, `folds.csv` says whose threshold is whose.
+    sections; of an ensemble, `folds.csv` says whose threshold is whose. An external validation (`external.validate`)
+    is reported beside the patients that its model was made on.
 
     Args:
         run: the folder.
@@ -121,24 +97,19 @@ def write_report(run: Path, ablations: Path | None = None) -> Path:
 
 def render(files: RunFiles, drawings: Drawings, *, name: str) -> str:
     """The page as HTML text; its figures are added to `drawings`."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__, package_path=""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    present = [part for part in PARTS if part in files.metrics["parts"]]
-    present += [part for part in files.metrics["parts"] if part not in PARTS]
+    present = [part for part in LEAST_SEEN_FIRST if part in files.metrics["parts"]]
+    present += [part for part in files.metrics["parts"] if part not in LEAST_SEEN_FIRST]
     main = next((part for part in present if part in ("test", "external", "validation")), None)
-    template = environment.get_template("report.html.jinja")
-    return template.render(
+    return rendering.render(
+        __package__,
+        "report.html.jinja",
+        scripts=[rendering.SORTING],
         name=name,
-        version=__version__,
-        script=SORTING,
-        script_hash="sha256-" + base64.b64encode(hashlib.sha256(SORTING.encode()).digest()).decode(),
+        external=report_external.context(files, drawings),
+        assessed=_assessed(files),
+        checklist=tripod.checklist(external=files.development is not None),
+        terms=terms.PERFORMANCE,
+        finished=_finished(files.run),
         main=main,
         parts=present,
         metrics=files.metrics["parts"],
@@ -160,14 +131,14 @@ def render(files: RunFiles, drawings: Drawings, *, name: str) -> str:
 def _people(files: RunFiles, drawings: Drawings, present: list[str], main: str | None) -> dict[str, Any]:
     """What the page says of methods and patients."""
     return {
-        "steps": report_sections.methods(files, present, files.items),
-        "limits": report_sections.limits(files, present, main),
+        "steps": report_methods.methods(files, present),
+        "limits": report_methods.limits(files, present, main),
         "flow": flow.sentences(files.flow),
         "cohort": _cohort(files, present),
         "pattern_names": list(_all_patterns(files).values()),
         "centres": _centres(files, present),
         "missing_predictions": sorted(set(files.split) - set(files.predictions["patient"])),
-        "table_one": report_sections.table_one(files, files.items, present),
+        "table_one": table_one.table_one(files, present),
         "missingness": report_figures.missingness(files, files.items, drawings),
         "patients": [(part, _patients(files, part)) for part in present],
     }
@@ -187,20 +158,22 @@ def _performance(files: RunFiles, drawings: Drawings, present: list[str], main: 
         "metric_rows": _metric_rows(parts, present),
         "methods": _methods(parts, present),
         "patterns": _patterns(files, present),
+        "operating": report_sections.operating(parts.get(main)),
         "by_group": report_sections.by_group(parts[main], _all_patterns(files)) if main else [],
         "small_columns": [text for text, _, _ in report_sections.SMALL_COLUMNS],
         "roc": report_figures.roc(files, present, drawings),
         **{name: draw(files, main, drawings) if main else None for name, draw in response.items()},
+        "calibration_says": _calibration_says(parts[main]) if main else "",
         "stability": report_figures.stability(files, present, drawings),
         "survival": [_survival(files, part, drawings) for part in present if part != "train"],
-        "risk_groups": report_sections.risk_groups(files, files.items, main),
+        "risk_groups": table_one.risk_groups(files, main),
         "spread": report_sections.spread(files),
         "ablations": report_sections.ablations(files),
         "robustness": report_sections.robustness(files),
         "robustness_figure": report_figures.robustness(files, drawings),
         "deletion": report_figures.deletion(files, drawings),
         "explained": files.explained,
-        "explained_says": explained.sentences(files.explained["checks"]) if files.explained.get("checks") else [],
+        "explained_says": explained.says(files.explained),
         "baselines": report_sections.baselines(files),
         "readers": report_sections.readers(files),
         "readers_part": files.readers.get("part"),
@@ -223,11 +196,35 @@ def _key_figures(metrics: Mapping[str, Any]) -> list[tuple[str, Cell]]:
     return [(text, cell(at(metrics, place), form)) for text, place, form in places]
 
 
+def _calibration_says(metrics: Mapping[str, Any]) -> str:
+    """The figures of calibration as the end of a caption."""
+    places = {
+        "Calibration in the large (intercept at slope 1)": ("calibration_intercept", "0.00"),
+        "slope": ("calibration_slope", "0.00"),
+        "expected : observed": ("expected_observed", "0.00"),
+        "Brier score": ("brier", "0.000"),
+    }
+    found = {name: cell(at(metrics, (key,)), form) for name, (key, form) in places.items()}
+    said = [
+        f"{name} {c.value}" + (f" ({c.interval})" if c.interval else "") for name, c in found.items() if c.value != "–"
+    ]
+    return "; ".join(said) + "." if said else ""
+
+
+def _assessed(files: RunFiles) -> bool:
+    """Whether anybody has a known response, or a known time of an endpoint: else there is nothing to judge by."""
+    frame = files.predictions
+    known = [frame["label"].notna(), *(frame[f"{e}_days"].notna() & frame[f"{e}_event"].notna() for e in ENDPOINTS)]
+    return bool(np.any(known))
+
+
 def _cohort(files: RunFiles, present: list[str]) -> list[dict[str, Any]]:
-    """Counts by part, and of all patients."""
+    """Counts by part, and of all patients; of an external validation also of those that the model was made on."""
+    own = files.development
+    groups = [(part, files.rows(part)) for part in present]
+    groups.append(("all", files.predictions) if own is None else ("development", own.predictions))
     table = []
-    for part in [*present, "all"]:
-        rows = files.predictions if part == "all" else files.rows(part)
+    for part, rows in groups:
         labels = numbers(rows["label"])
         counts: dict[str, Any] = {"part": part, "patients": len(rows)}
         counts |= {"responders": int(np.sum(labels == 1)), "others": int(np.sum(labels == 0))}
@@ -251,8 +248,8 @@ def _centres(files: RunFiles, present: list[str]) -> list[tuple[str, list[int]]]
 
 def _all_patterns(files: RunFiles) -> dict[str, str]:
     """The usual patterns, and after them whatever else the predictions have, with their names."""
-    others = sorted(set(files.predictions["modalities"]) - set(MODALITIES))
-    return MODALITIES | {pattern: pattern for pattern in others}
+    others = sorted(set(files.predictions["modalities"]) - set(table_one.PATTERNS))
+    return table_one.PATTERNS | {pattern: pattern for pattern in others}
 
 
 def _patterns(files: RunFiles, present: list[str]) -> list[tuple[str, list[dict[str, Any] | None]]]:
@@ -298,6 +295,7 @@ def _survival(files: RunFiles, part: str, drawings: Drawings) -> dict[str, Any]:
                 "figure": report_figures.survival(files, part, endpoint, "" if p_value.reason else note, drawings),
                 "p": p_value,
                 "hazard_ratio": cell(metrics["hazard_ratio"], "0.00"),
+                "c_index": cell(metrics["c_index"], "0.000"),
                 "patients": metrics["patients"],
                 "events": metrics["events"],
                 "groups": [(name, group, _months(group["median_days"])) for name, group in metrics["groups"].items()],
@@ -348,11 +346,28 @@ def _time(days: Any, event: Any) -> str:
     return f"{time:.0f}" + ("" if happened else "+")
 
 
+def _finished(run: Mapping[str, Any]) -> datetime | None:
+    """When the run was finished; none where run.json does not say, as of older runs."""
+    try:
+        return datetime.fromisoformat(run["finished"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
 def _provenance(run: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
     """What run.json says, warnings aside: first what is short, under no name, then each long part under its own."""
-    parts = [(key, flat({key: value})) for key, value in run.items() if key != "warnings"]
+    parts = [(key, flat({key: _rounded(value)})) for key, value in run.items() if key != "warnings"]
     short = [row for _, rows in parts if len(rows) <= MOST_ROWS for row in rows]
     return [("", short)] + [(key, rows) for key, rows in parts if len(rows) > MOST_ROWS]
+
+
+def _rounded(value: Any) -> Any:
+    """JSON with numbers of at most six digits, as many as say anything."""
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _settings(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, list[str], bool]]]]:

@@ -12,13 +12,14 @@ import numpy as np
 
 from . import figures, figures_quality
 from .calibration import net_benefit, reliability
-from .characteristics import MEASURED, Characteristic
+from .characteristics import NOT_READ, Characteristic
 from .estimates import Numbers, numbers
-from .explained import curves_of, draw_curves
+from .explained import curves_of, draw_curves, wording_of
 from .metrics import auc_replicates, why_undefined
 from .report_text import cell
 from .runfiles import RunFiles, finite
 from .survival import at_risk, kaplan_meier
+from .table_one import called
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,11 +42,15 @@ class Drawings:
 
     def keep(self, name: str, svg: str, table: Mapping[str, Sequence[Any]] | pd.DataFrame) -> str:
         """Remember a figure and its table, and return the figure."""
+        self.svg[name] = svg
+        self.table(name, table)
+        return svg
+
+    def table(self, name: str, table: Mapping[str, Sequence[Any]] | pd.DataFrame) -> None:
+        """Remember the numbers of a table of the page."""
         import pandas as pd
 
-        self.svg[name] = svg
         self.numbers[name] = pd.DataFrame(table).to_csv(index=False, lineterminator="\n")
-        return svg
 
     def write(self, folder: Path) -> None:
         """Write NAME.svg and NAME.csv into a folder, in place of those of an earlier report."""
@@ -65,12 +70,13 @@ def roc(files: RunFiles, present: Sequence[str], made: Drawings) -> str | None:
     """ROC curves of every part that has both labels."""
     from sklearn.metrics import roc_curve
 
-    parts, legends, rows = {}, {}, []
-    for part in reversed(present):  # training patients first, so that the others lie on top
-        labels, probability = _labelled(files, part)
+    parts, legends, rows, points = {}, {}, [], {}
+    for source, part in reversed(_shown(files, present)):  # training patients first, so that the others lie on top
+        labels, probability = _labelled(source, part)
         if why_undefined(labels):
             continue
-        text = cell(files.metrics["parts"][part]["auc"], "0.00")
+        points[part] = source.metrics["parts"][part]
+        text = cell(points[part]["auc"], "0.00")
         parts[part] = (labels, probability)
         legends[part] = f"{part} {text.value}" + (f" ({text.interval})" if text.interval else "")
         curve = zip(*roc_curve(labels, probability, drop_intermediate=False), strict=True)
@@ -80,7 +86,7 @@ def roc(files: RunFiles, present: Sequence[str], made: Drawings) -> str | None:
         ]
     if not parts:
         return None
-    return made.keep("roc", figures.roc(parts, legends, files.metrics["parts"]), _columns(rows))
+    return made.keep("roc", figures.roc(parts, legends, points), table_columns(rows))
 
 
 def probabilities(files: RunFiles, part: str, made: Drawings) -> str:
@@ -107,7 +113,7 @@ def calibration(files: RunFiles, part: str, made: Drawings) -> str | None:
         }
         for b in bins
     ]
-    return made.keep("calibration", figures_quality.calibration(bins, probability, part), _columns(table))
+    return made.keep("calibration", figures_quality.calibration(bins, probability, part), table_columns(table))
 
 
 def decision(files: RunFiles, part: str, made: Drawings) -> str | None:
@@ -125,15 +131,16 @@ def stability(files: RunFiles, present: Sequence[str], made: Drawings) -> str | 
     """Bootstrap replicates of the AUC in each part, drawn as for its interval."""
     drawn: dict[str, Numbers] = {}
     values: dict[str, float] = {}
-    for part in present:
-        labels, probability = _labelled(files, part)
-        value = finite(files.metrics["parts"][part]["auc"]["value"])
+    for source, part in _shown(files, present):
+        labels, probability = _labelled(source, part)
+        value = finite(source.metrics["parts"][part]["auc"]["value"])
         if math.isfinite(value):
-            again = {"replicates": int(files.metrics["replicates"]), "seed": int(files.metrics["seed"])}
+            again = {"replicates": int(source.metrics["replicates"]), "seed": int(source.metrics["seed"])}
             drawn[part], values[part] = auc_replicates(labels, probability, **again), value
     if not drawn:
         return None
-    table = {part: replicates.tolist() for part, replicates in drawn.items()}
+    longest = max(map(len, drawn.values()))
+    table = {part: [*map(float, values), *[math.nan] * (longest - len(values))] for part, values in drawn.items()}
     return made.keep("stability", figures_quality.stability(drawn, values), table)
 
 
@@ -163,41 +170,74 @@ def survival(files: RunFiles, part: str, endpoint: str, note: str, made: Drawing
     return made.keep(f"survival-{name}", drawn, table)
 
 
-def learning(files: RunFiles, made: Drawings) -> list[str]:
-    """Panels of learning curves, leaving out those without any value."""
-    if not files.history:
+def learning(files: RunFiles, made: Drawings) -> list[tuple[str, str]]:
+    """Panels of learning curves with what they show, leaving out those without any value.
+
+    Of an ensemble, the mean over the members that have reached an epoch, and their range.
+    """
+    histories = [files.history] if files.history else files.member_histories
+    if not histories:
         return []
-    epochs = [finite(epoch.get("epoch")) for epoch in files.history]
+    epochs = sorted({finite(epoch.get("epoch")) for history in histories for epoch in history})
+    many = "" if len(histories) == 1 else f" Means over {len(histories)} trainings; bands: lowest to highest."
     selected = files.run.get("selected_epochs") or []
     averaged = [number for number in map(finite, selected) if math.isfinite(number)]
 
-    def curve(part: str, key: str) -> list[float]:
-        return [finite((epoch.get(part) or {}).get(key)) for epoch in files.history]
+    def curve(part: str, key: str) -> Numbers:
+        """[training, epoch]."""
+        values = np.full((len(histories), len(epochs)), math.nan)
+        for row, history in zip(values, histories, strict=True):
+            for epoch in history:
+                row[epochs.index(finite(epoch.get("epoch")))] = finite((epoch.get(part) or {}).get(key))
+        return values
 
-    terms = {key for epoch in files.history for key in epoch.get("train") or {}} - {"loss"}
+    terms = {key for history in histories for epoch in history for key in epoch.get("train") or {}} - {"loss"}
     order = [key for key in TERMS if key in terms] + sorted(terms - set(TERMS))
     panels = {
-        "loss": ("loss", {part: curve(part, "loss") for part in ("train", "validation")}),
-        "terms": ("terms of the training loss", {key: curve("train", key) for key in order}),
+        "loss": (
+            "loss",
+            "Loss over the epochs, one epoch being one pass over the training patients; lower is better.",
+            {part: curve(part, "loss") for part in ("train", "validation")},
+        ),
+        "terms": (
+            "terms of the training loss",
+            "Terms of the loss of the training patients, without their weights.",
+            {key: curve("train", key) for key in order},
+        ),
         "validation": (
             "validation patients",
+            "AUC and C-index of the validation patients; higher is better.",
             {"AUC": curve("validation", "auc"), "C-index": curve("validation", "c_index")},
         ),
     }
     return [
-        made.keep(
-            f"learning-{name}",
-            figures.learning(epochs, curves, averaged=averaged, name=name, label=label),
-            {"epoch": epochs, **curves},
-        )
-        for name, (label, curves) in panels.items()
-        if any(math.isfinite(value) for values in curves.values() for value in values)
+        (_learning_panel(f"learning-{name}", label, epochs, curves, averaged, made), words + many)
+        for name, (label, words, curves) in panels.items()
+        if any(np.isfinite(values).any() for values in curves.values())
     ]
+
+
+def _learning_panel(
+    name: str, label: str, epochs: list[float], curves: Mapping[str, Numbers], averaged: list[float], made: Drawings
+) -> str:
+    """One panel of curves [training, epoch]."""
+    means, bands, table = {}, {}, {"epoch": epochs}
+    for key, values in curves.items():
+        known = np.ma.masked_invalid(values)
+        means[key], low, high = (
+            found.filled(math.nan) for found in (known.mean(axis=0), known.min(axis=0), known.max(axis=0))
+        )
+        table[key] = means[key].tolist()
+        if len(values) > 1:
+            bands[key] = (low, high)
+            table |= {f"{key}, lowest": low.tolist(), f"{key}, highest": high.tolist()}
+    drawn = figures.learning(epochs, means, bands=bands, averaged=averaged, name=name, label=label)
+    return made.keep(name, drawn, table)
 
 
 def missingness(files: RunFiles, items: Sequence[Characteristic], made: Drawings) -> str | None:
     """Which images and items each patient has; none where the run does not say anything of items."""
-    items = [item for item in items if item.group != MEASURED]  # a number is known where its code is
+    items = [item for item in items if item.group not in NOT_READ]  # a number is known where its code is
     if not items:
         return None
     pattern = files.predictions["modalities"].to_numpy(dtype=str)
@@ -206,7 +246,7 @@ def missingness(files: RunFiles, items: Sequence[Characteristic], made: Drawings
         [np.isin(pattern, ("both", "pathology")), np.isin(pattern, ("both", "radiology")), *(i.known for i in items)]
     )
     order = np.lexsort(~present[::-1])  # by the first row, within it by the second, and so on; present first
-    drawn = figures_quality.missingness(present[:, order], names)
+    drawn = figures_quality.missingness(present[:, order], [called(name) for name in names])
     patients = files.predictions["patient"].to_numpy()[order]
     table = {"patient": patients.tolist()} | {
         name: row[order].astype(int).tolist() for name, row in zip(names, present, strict=True)
@@ -215,14 +255,17 @@ def missingness(files: RunFiles, items: Sequence[Characteristic], made: Drawings
 
 
 def deletion(files: RunFiles, made: Drawings) -> str | None:
-    """How far the risk moves when important parts of slides are left out; none without explanations."""
+    """How far the prediction moves when important parts of slides are left out; none without explanations."""
     curves = curves_of(files.explained)
     if not curves:
         return None
     levels = len({curve.level for curve in curves})
-    description = "Change of the risk when important and when random parts of slides are left out"
-    drawn = figures.svg((3.4 * levels, 2.9), "deletion", description, lambda figure: draw_curves(figure, curves))
-    return made.keep("deletion", drawn, _columns([asdict(curve) for curve in curves]))
+    wording = wording_of(files.explained)
+    description = f"Change of the {wording.noun} when important and when random parts of slides are left out"
+    drawn = figures.svg(
+        (3.4 * levels, 2.9), "deletion", description, lambda figure: draw_curves(figure, curves, wording)
+    )
+    return made.keep("deletion", drawn, table_columns([asdict(curve) for curve in curves]))
 
 
 def robustness(files: RunFiles, made: Drawings) -> str | None:
@@ -256,10 +299,23 @@ def readers(files: RunFiles, made: Drawings) -> str | None:
         | {f"{name}{end}": calls[name]["reader"][key] for name in ("sensitivity", "specificity") for end, key in _ENDS}
         for reader, calls in points
     ]
-    return made.keep("readers", drawn, _columns(table))
+    return made.keep("readers", drawn, table_columns(table))
 
 
 _ENDS = (("", "value"), ("_low", "low"), ("_high", "high"))
+
+
+def _shown(files: RunFiles, present: Sequence[str]) -> list[tuple[RunFiles, str]]:
+    """The parts of a run; beside those of an external validation also the run's part that was held out from everything.
+
+    That part stands for comparison, so it is left out where nothing can be compared with it.
+    """
+    shown = [(files, part) for part in present]
+    own = files.development
+    ranked = any(math.isfinite(finite(files.metrics["parts"][part]["auc"]["value"])) for part in present)
+    if own is not None and ranked and (headline := own.metrics["headline"]):
+        shown.append((own, headline))
+    return shown
 
 
 def _labelled(files: RunFiles, part: str) -> tuple[Numbers, Numbers]:
@@ -268,5 +324,6 @@ def _labelled(files: RunFiles, part: str) -> tuple[Numbers, Numbers]:
     return labels[known], probability[known]
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def table_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Rows of one kind as columns."""
     return {key: [row[key] for row in rows] for key in rows[0]} if rows else {}

@@ -27,7 +27,8 @@ def number(value: float | None, form: str) -> str:
         return "–"
     if form == "p":
         return "< 0.001" if value < 0.001 else f"{value:.3f}"
-    return f"{value:.{len(form) - 2}f}".replace("-", "−")
+    digits = len(form) - 2
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0.0 takes the sign off a zero
 
 
 def cell(estimate: Mapping[str, Any], form: str) -> Cell:

@@ -23,6 +23,7 @@ from .dataset import Dataset
 from .estimates import numbers
 from .explained import weights_digest
 from .predict import check_matches, resolve_device, score
+from .splits import held_out, least_seen
 from .tabular import add_tables
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 
 AS_DRAWN = "as drawn"
 """The annotator whose work the store was made from."""
-
-PARTS = ("test", "external", "validation", "train")
-"""Parts from the least to the most known to a model."""
 
 
 def assess(
@@ -76,7 +74,7 @@ def assess(
 def _summary(frames: Mapping[str, pd.DataFrame], touched: frozenset[str], fit: FitSettings) -> dict[str, Any]:
     """AUC under each annotator, and the spread over annotators of the touched patients of the part that counts."""
     first = next(iter(frames.values()))
-    part = _headline(first)
+    part = held_out(set(first["part"]))
     asked = first["part"].isin(part).to_numpy(dtype=bool)
     changed = first["patient"].isin(touched).to_numpy(dtype=bool) & asked
     risk, probability, call = (
@@ -132,31 +130,29 @@ def _predictions(run: Path, store: Place, device: str, tables: Mapping[str, Path
     target = resolve_device(device)
     packed = add_tables(pack(Store.open(store)), tables)
     everyone = np.arange(len(packed.patients))
-    rows = []
+    splits, said = [], []
     for folder in member_folders(run):
         loaded = load_run(folder)
         check_matches(loaded, packed)
         dataset = Dataset(packed, loaded.layout, loaded.scalers, loaded.fit.survival_endpoint)
         found = score(loaded.model.to(target), dataset, everyone, device=target, size=loaded.fit.batch_patients)
         threshold = loaded.info.get("threshold")
-        parts = [loaded.split.parts.get(patient, "external") for patient in packed.patients]
-        values = {"patient": packed.patients, "part": parts, "risk": found.risk, "probability": found.probability}
-        rows.append(pd.DataFrame({**values, "threshold": np.nan if threshold is None else threshold}))
-    said = pd.concat(rows)
-    said["order"] = said["part"].map({name: number for number, name in enumerate(PARTS)})
-    said = said[said["order"] == said.groupby("patient")["order"].transform("min")]
-    means = said.groupby("patient")[["risk", "probability", "threshold"]].mean().loc[list(packed.patients)]
-    part = said.groupby("patient")["part"].first().loc[list(packed.patients)]
-    labels = np.where(packed.labels < 0, np.nan, packed.labels > 0)
-    frame = means.reset_index().assign(part=part.to_numpy(), label=labels)
-    return frame.assign(call=metrics.calls_at(frame["probability"], numbers(frame["threshold"])))
-
-
-def _headline(frame: pd.DataFrame) -> tuple[str, ...]:
-    """The parts that the figures are of: held out from everything where there is such a part."""
-    there = set(frame["part"])
-    choices = (("test", "external"), ("validation",), ("train",))
-    return next(found for parts in choices if (found := tuple(part for part in parts if part in there)))
+        splits.append(loaded.split)
+        said.append(np.stack([found.risk, found.probability, np.full(len(everyone), numbers([threshold])[0])]))
+    chosen = [least_seen(splits, patient) for patient in packed.patients]
+    values = np.stack(said)  # (member, [risk, probability, threshold], patient)
+    means = np.stack([values[members, :, patient].mean(axis=0) for patient, (members, _) in enumerate(chosen)])
+    risk, probability, thresholds = means.T
+    return pd.DataFrame(
+        {
+            "patient": packed.patients,
+            "part": [part for _, part in chosen],
+            "label": np.where(packed.labels < 0, np.nan, packed.labels > 0),
+            "risk": risk,
+            "probability": probability,
+            "call": metrics.calls_at(probability, thresholds),
+        }
+    )
 
 
 def _table(frames: Mapping[str, pd.DataFrame], touched: frozenset[str]) -> pd.DataFrame:

@@ -61,6 +61,9 @@ class RunFiles:
     split: dict[str, str]
     """Patient → part."""
     history: list[dict[str, Any]]
+    """Lines of `history.jsonl`, one an epoch."""
+    member_histories: list[list[dict[str, Any]]]
+    """Of an ensemble, those of each member."""
     items: list[Characteristic]
     """What is known of the patients, in the order of the predictions."""
     comparison: list[dict[str, Any]]
@@ -77,6 +80,10 @@ class RunFiles:
     """How much predictions depend on the annotator."""
     thresholds: Numbers
     """[prediction] threshold of each patient's call: the run's, or that of the fold; NaN where there is none."""
+    development: RunFiles | None = None
+    """Of an external validation, what the run says of the patients that the model was made on."""
+    shift: pd.DataFrame | None = None
+    """Of an external validation, the omics features in the scale of the training patients."""
 
     @property
     def calls(self) -> Numbers:
@@ -118,6 +125,9 @@ def read_run(run: Path, ablations: Path | None = None) -> RunFiles:
             raise FitError(f"run folder {run}: expected {needed}, found none; finish `mumo fit` first")
     predictions = tables.read_table(run / "predictions.parquet", PREDICTIONS).to_pandas()
     evaluated, info = _read_json(run / "metrics.json"), _read_json(run / "run.json")
+    if (status := info.get("status", "finished")) != "finished":
+        again = "predict" if info.get("kind") == "external" else "train"
+        raise FitError(f"run folder: expected a finished run, run.json says {status!r}; {again} again, then report")
     files = RunFiles(
         predictions=predictions,
         metrics=evaluated,
@@ -125,7 +135,12 @@ def read_run(run: Path, ablations: Path | None = None) -> RunFiles:
         run=info,
         split=_read_split(run / "split.csv"),
         history=_read_history(run / "history.jsonl"),
-        items=read_clinical(_clinical_file(run), list(predictions["patient"])),
+        member_histories=[
+            history
+            for name in (info.get("members") or () if info.get("kind") == "ensemble" else ())
+            if (history := _read_history(run / "members" / str(name) / "history.jsonl"))
+        ],
+        items=read_clinical(clinical_file(run), list(predictions["patient"])),
         comparison=_of_this_run(_read_rows(run / "baselines" / "comparison.json"), evaluated),
         readers=_readers_of_this_run(_read_json(run / "readers" / "readers.json"), evaluated),
         ablations=_read_ablations(run, ablations, info),
@@ -133,15 +148,23 @@ def read_run(run: Path, ablations: Path | None = None) -> RunFiles:
         explained=read_explained(run),
         robustness=_read_robustness(run),
         thresholds=_thresholds(run, list(predictions["patient"]), evaluated),
+        development=read_run(run / "development") if info.get("kind") == "external" else None,
+        shift=_read_shift(run / "shift.csv"),
     )
     _check(files)
     return files
 
 
-def _clinical_file(run: Path) -> Path:
+def clinical_file(run: Path) -> Path:
     """The run's own, or of a run over folds that of its first member: all members have the same patients."""
     own = run / "clinical.parquet"
     return own if own.is_file() else next(iter(sorted((run / "members").glob("*/clinical.parquet"))), own)
+
+
+def _read_shift(path: Path) -> pd.DataFrame | None:
+    import pandas as pd
+
+    return pd.read_csv(path) if path.is_file() else None
 
 
 def _thresholds(run: Path, patients: list[str], evaluated: dict[str, Any]) -> Numbers:
@@ -274,10 +297,7 @@ def _read_history(path: Path) -> list[dict[str, Any]]:
 
 
 def _check(files: RunFiles) -> None:
-    """Raise FitError where the run is not finished, or its files do not tell of the same run."""
-    status = files.run.get("status", "finished")
-    if status != "finished":
-        raise FitError(f"run folder: expected a finished run, run.json says {status!r}; train again, then report")
+    """Raise FitError where the files do not tell of the same run."""
     check_predictions(files.predictions)
     if missing := {"parts", "threshold", "confidence"} - set(files.metrics):
         raise FitError(f"run folder: metrics.json: expected {sorted(missing)}, found {sorted(files.metrics)}")

@@ -5,6 +5,7 @@
       split.csv            patient, part
       predictions.parquet  every patient, mean over seeds
       metrics.json         metrics of the mean, and the spread between seeds
+      MODEL_CARD.md
       members/seed-<s>/    a run each
 
 As in a single run, validation chooses each member's weights and the threshold, which is that of the mean over seeds.
@@ -13,21 +14,18 @@ As in a single run, validation chooses each member's weights and the threshold, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from .. import __version__
 from ..config import Settings
-from ..stores.pack import pack
 from ..stores.places import Place
-from ..stores.records import Store
 from . import checkpoint, metrics
-from .crossfit import fit_folds, mean_of, summary
-from .members import Done, Member, train_members
-from .predict import prediction_records, read_predictions, save_predictions
+from .card import write_ensemble_card
+from .crossfit import fit_folds
+from .ensembles import mean_of, open_pack, over_seeds, predictions_of, run_info, summary
+from .members import Member, Training, train_members
+from .predict import prediction_records, save_predictions
 from .splits import split_for
-from .tabular import add_tables, table_digests
 from .train import chosen_on, threshold_part
 
 if TYPE_CHECKING:
@@ -42,66 +40,43 @@ def fit_many(
     folds: int = 0,
     seeds: int = 1,
     by_centre: bool = False,
-    device: str = "auto",
-    workers: int | None = None,
     force: bool = False,
-    resume: bool = False,
-    done: Done | None = None,
-    pool: Executor | None = None,
+    **training: Unpack[Training],
 ) -> dict[str, Any]:
-    """Train an ensemble: `crossfit.fit_folds` where there are folds, seeds on the one split otherwise.
+    """Train an ensemble: `crossfit.fit_folds` where there are folds or centres to leave out, else `fit_seeds`."""
+    if folds or by_centre:
+        return fit_folds(store, run, settings, folds=folds, seeds=seeds, by_centre=by_centre, force=force, **training)
+    return fit_seeds(store, run, settings, seeds=seeds, force=force, **training)
 
-    Args:
-        store: folder of the store.
-        run: folder to write; see above.
-        settings: sections `model` and `fit`; seeds count from `fit.seed`.
-        folds, by_centre: see `crossfit.fit_folds`.
-        seeds: trainings, or trainings a fold.
-        device, workers, resume, done, pool: see `members.train_members`.
-        force: take the folder whatever it holds.
+
+def fit_seeds(
+    store: Place, run: Path, settings: Settings, *, seeds: int, force: bool = False, **training: Unpack[Training]
+) -> dict[str, Any]:
+    """Train several seeds on one split and average what they say.
+
+    Arguments and errors as for `crossfit.fit_folds`, `seeds` being the number of trainings.
 
     Returns:
         What metrics.json says: that of `metrics.evaluate` on the mean over seeds, and `spread`.
-
-    Raises:
-        FitError, StoreError: as for `train.fit`.
     """
-    if folds or by_centre:
-        return fit_folds(
-            store, run, settings, folds=folds, seeds=seeds, by_centre=by_centre, device=device, workers=workers,
-            force=force, resume=resume, done=done, pool=pool,
-        )  # fmt: skip
-    if not resume:
-        checkpoint.check_free(run, force=force)
-    packed = add_tables(pack(Store.open(store)), settings.fit.tables)
+    resume = training.get("resume", False)
+    packed = open_pack(store, run, settings, force=force, resume=resume)
     split = split_for(packed, settings.fit.split)
-    members = []
-    for seed in range(settings.fit.seed, settings.fit.seed + seeds):
-        fit = settings.fit.model_copy(update={"seed": seed})
-        members.append(Member(f"seed-{seed}", settings.model_copy(update={"fit": fit}), split))
-    info = {
-        "kind": "ensemble",
-        "versions": {"mumo": __version__},
-        "store_digest": packed.key,
-        "tables": table_digests(settings.fit.tables),
-        "seeds": seeds,
-        "members": [member.name for member in members],
-    }
+    members = over_seeds(settings, split, seeds)
+    info = run_info("ensemble", packed, settings, members, seeds=seeds)
     with checkpoint.taking(run, info, ("store_digest", "tables", "members"), force=force, resume=resume) as found:
         checkpoint.save_split(run, split)
         checkpoint.save_config(run, settings.model, settings.fit)
-        train_members(store, run, members, device=device, workers=workers, resume=resume, done=done, pool=pool)
+        train_members(store, run, members, **training)
         evaluated = _evaluate(run, members, settings)
         found["threshold"] = evaluated["threshold"]
+        write_ensemble_card(run, info["members"], info, settings, checkpoint.read_metrics(run))
     return evaluated
 
 
 def _evaluate(run: Path, members: Sequence[Member], settings: Settings) -> dict[str, Any]:
     """Mean predictions, their threshold, metrics and spread; the files are written."""
-    frames = {
-        member.settings.fit.seed: read_predictions(run / "members" / member.name / "predictions.parquet")
-        for member in members
-    }
+    frames = {member.settings.fit.seed: predictions_of(run, member) for member in members}
     mean = mean_of(list(frames.values()))
     chooser = threshold_part(mean["part"])
     chosen = mean[mean["part"] == chooser]

@@ -19,6 +19,14 @@ from ..stores.packed import Packed
 PARTS = ("train", "validation", "test")
 """Parts of a split."""
 
+EXTERNAL = "external"
+"""Part of a patient whom a split does not name."""
+
+LEAST_SEEN_FIRST = ("test", EXTERNAL, "validation", "train")
+"""All parts of patients, those first that a model knows least: what is said of them says most of new patients."""
+
+_HELD_OUT = (("test", EXTERNAL), ("validation",), ("train",))
+
 _NAMED = 5
 
 _log = logging.getLogger(__name__)
@@ -31,9 +39,29 @@ class Split:
     parts: Mapping[str, str]
     """Patient → one of `PARTS`."""
 
+    def part(self, patient: str) -> str:
+        """The part of any patient."""
+        return self.parts.get(patient, EXTERNAL)
+
     def indices(self, patients: Sequence[str], part: str) -> npt.NDArray[np.int64]:
         """Positions in `patients` of those in a part, increasing."""
         return np.flatnonzero([self.parts.get(patient) == part for patient in patients])
+
+
+def least_seen(splits: Sequence[Split], patient: str) -> tuple[list[int], str]:
+    """Which models of a run speak of a patient: those that have seen least of it, and its part in these.
+
+    Args:
+        splits: [model] what each was trained on.
+    """
+    parts = [split.part(patient) for split in splits]
+    part = min(parts, key=LEAST_SEEN_FIRST.index)
+    return [number for number, own in enumerate(parts) if own == part], part
+
+
+def held_out(there: Collection[str]) -> tuple[str, ...]:
+    """The parts that figures are of, among those that `there` are patients of: held out from everything if possible."""
+    return next((found for parts in _HELD_OUT if (found := tuple(part for part in parts if part in there))), ())
 
 
 def split_for(packed: Packed, settings: SplitSettings) -> Split:

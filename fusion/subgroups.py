@@ -30,6 +30,8 @@ class Line:
     cells: tuple[str, ...]
     p: float = math.nan
     """Of this class alone, where a patient can have several."""
+    smd: float = math.nan
+    """Standardised difference of this class alone, where a patient can have several."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Block:
     """[group] patients whose item is unknown."""
     test: Estimate = field(default_factory=Estimate)
     """p in `value`; the method names the test."""
+    smd: float = math.nan
+    """Standardised difference between two groups; NaN where there are not two."""
 
 
 def compare(items: Sequence[Characteristic], groups: Mapping[str, Flags]) -> list[Block]:
@@ -65,7 +69,9 @@ def _block(item: Characteristic, groups: list[Flags]) -> Block:
             for column, text in enumerate(item.classes or ("median (quartiles)",))
         ]
         # shares sum to 1; the last class (the highest HER2 level) stands for all
-        return Block(item.group, name, tuple(lines), unknown, rank_test([values[:, -1] for values in rows]))
+        last = [values[:, -1] for values in rows]
+        smd = standardised_difference([values[:, None] for values in last])
+        return Block(item.group, name, tuple(lines), unknown, rank_test(last), smd)
     counts = np.array([values.sum(axis=0) for values in rows])  # [group, class]
     totals = np.array([len(values) for values in rows])
     several = item.kind == "multi-hot"
@@ -74,11 +80,49 @@ def _block(item: Characteristic, groups: list[Flags]) -> Block:
             text,
             tuple(_share(int(count), int(total)) for count, total in zip(column, totals, strict=True)),
             chi_squared(np.stack([column, totals - column], axis=1)).value if several else math.nan,
+            standardised_difference([values[:, [place]] for values in rows]) if several else math.nan,
         )
-        for text, column in zip(item.classes, counts.T, strict=True)
+        for place, (text, column) in enumerate(zip(item.classes, counts.T, strict=True))
     ]
     test = Estimate(reason="several classes a patient, tested one by one") if several else chi_squared(counts)
-    return Block(item.group, name, tuple(lines), unknown, test)
+    smd = math.nan if several else standardised_difference([values[:, 1:] for values in rows])
+    return Block(item.group, name, tuple(lines), unknown, test, smd)
+
+
+def standardised_difference(groups: Sequence[Numbers]) -> float:
+    """Distance of two groups' means in standard deviations, of the two groups' mean covariance; NaN if undefined.
+
+    The sample's size plays no part in it, unlike in a p. Of one number it has a sign (second − first) and is Cohen's d;
+    of k classes it is the Mahalanobis distance of their k − 1 shares (Yang and Dalton, SAS Global Forum 2012, 335).
+
+    Args:
+        groups: for each group [patient, column]: a number, or all classes but one as 0 and 1.
+    """
+    if len(groups) != 2 or min(map(len, groups)) < 2:
+        return math.nan
+    gap = groups[1].mean(axis=0) - groups[0].mean(axis=0)
+    covariance = np.mean([np.atleast_2d(np.cov(values, rowvar=False)) for values in groups], axis=0)
+    if not gap.any():
+        return 0.0
+    if np.linalg.matrix_rank(covariance) < len(gap):  # a class that nobody has, or no spread
+        varies = np.diag(covariance) > 0
+        if (gap[~varies] != 0).any() or not varies.any() or varies.all():
+            return math.nan
+        return standardised_difference([values[:, varies] for values in groups])
+    distance = math.sqrt(float(gap @ np.linalg.solve(covariance, gap)))
+    return math.copysign(distance, float(gap[0])) if len(gap) == 1 else distance
+
+
+def holm(p_values: Sequence[float]) -> Numbers:
+    """p values corrected for their number after Holm (Scand J Stat 6:65, 1979); NaN stays NaN and is not counted."""
+    given = np.asarray(p_values, dtype=np.float64)
+    corrected = np.full(len(given), math.nan)
+    order = [place for place in np.argsort(given, kind="stable") if not math.isnan(given[place])]
+    highest = 0.0
+    for rank, place in enumerate(order):
+        highest = max(highest, min(1.0, given[place] * (len(order) - rank)))
+        corrected[place] = highest
+    return corrected
 
 
 def rank_test(groups: Sequence[Numbers]) -> Estimate:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .. import __version__
 from ..config import FitSettings, Settings
 from ..errors import FitError
 from ..stores.pack import pack
@@ -31,6 +29,7 @@ from .dataset import Batch, Dataset, Layout, OmicsScaler, fit_scalers, layout_of
 from .epochs import BestEpochs, Checkpoint, Means, step_size
 from .flow import save_flow
 from .model import MuMo
+from .origin import extraction_settings, versions
 from .predict import Scores, prediction_frame, prediction_rows, resolve_device, save_predictions, score
 from .splits import PARTS, Split, split_for
 from .tabular import add_tables, table_digests
@@ -124,7 +123,7 @@ def fit_packed(
     """The same on the pack of a store, with a split of its patients in place of the settings'."""
     started = time.perf_counter()
     prepared = prepare(packed, settings, split)
-    info = _facts(prepared, settings, device)
+    info = _facts(prepared, settings, device) | {"extraction": extraction_settings(store)}
     found = checkpoint.check_resumable(run, info, settings, prepared.split) if resume else "new"
     if found == "finished":
         return checkpoint.read_metrics(run)
@@ -392,12 +391,7 @@ def _facts(prepared: Prepared, settings: Settings, device: torch.device) -> dict
     packed, split = prepared.packed, prepared.split
     parts = {part: split.indices(packed.patients, part) for part in PARTS}
     return {
-        "versions": {
-            "mumo": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": versions(),
         "seed": settings.fit.seed,
         "device": device.type,
         "threads": torch.get_num_threads(),

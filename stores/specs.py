@@ -323,7 +323,8 @@ EXPLANATIONS = TableSpec(
             "value",
             pa.float64(),
             "",
-            "weight: share of 1; effect and omics: log hazard, omics features summed over bags or lesions",
+            "weight: share of 1; effect and omics: log hazard of the risk or log odds of the response, as `of` in "
+            "`explain.json` says, omics features summed over bags or lesions",
         ),
     ),
 )

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from doc_workspaces import add_expression, make_own_cohort, make_workspace
+from doc_workspaces import add_expression, add_second_cohort, make_own_cohort, make_workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
@@ -93,7 +93,9 @@ def test_page__commands_run(page: str, demo: Path, tmp_path: Path) -> None:
         make_workspace(tmp_path, demo, "".join(block.script for block in blocks))
     if "expression.csv" in needs:
         add_expression(tmp_path)
-    assert needs <= {"own cohort", "expression.csv"}
+    if "second cohort" in needs:
+        add_second_cohort(tmp_path)
+    assert needs <= {"own cohort", "expression.csv", "second cohort"}
     run_page(page, tmp_path, {"MUMO_CONFIG": str(tmp_path / "quick.toml")}, blocks)
 
 

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -34,7 +34,9 @@ from ..options import (
 
 if TYPE_CHECKING:
     from ...config import Settings
+    from ...fusion.attribution import Target
     from ...fusion.explain import Checks, Explained, Explainer
+    from ...fusion.explained import Wording
     from ...pipeline.networks.backbone import Backbone
     from ...stores.places import Place
     from ...stores.records import Store
@@ -56,6 +58,7 @@ class Options:
     checks: bool = True
     device: str = "auto"
     allow_other_windows: bool = False
+    target: Target = "risk"
 
 
 def write_explanations(
@@ -89,7 +92,12 @@ def write_explanations(
 
     _check_free(out)
     explainer = Explainer(
-        run, place, device=options.device, tables=tables, allow_other_windows=options.allow_other_windows
+        run,
+        place,
+        device=options.device,
+        tables=tables,
+        allow_other_windows=options.allow_other_windows,
+        target=options.target,
     )
     store = Store.open(place)
     chosen = explainer.find(options.only)
@@ -138,7 +146,7 @@ def _write(
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
     from ...fusion.checkpoint import write_json
-    from ...fusion.explained import FILE, VERSION, checks_as_json
+    from ...fusion.explained import FILE, VERSION, checks_as_json, wording_of
 
     rows, largest_gap, largest_share = [], 0.0, 0.0
     with _Table(out / "explanations.parquet") as table:
@@ -153,6 +161,7 @@ def _write(
     checks = explainer.check(progress=progress) if options.checks else None
     said = {
         "version": VERSION,
+        "of": explainer.target,
         "weights": explainer.digests,
         "store_digest": explainer.packed.key,
         "patients": {row["patient"]: row["folder"] for row in rows},
@@ -161,7 +170,7 @@ def _write(
         "checks": None if checks is None or not checks.curves else checks_as_json(checks),
     }
     if said["checks"] is not None and checks is not None:
-        _write_curves(out, checks)
+        _write_curves(out, checks, wording_of(said))
     _write_index(out, rows, said)
     write_json(out / FILE, said)
     return said
@@ -180,7 +189,7 @@ def _write_patient(
     from .lesions import lesion_maps
     from .patient import folder_name, table_rows, write_patient
 
-    lesions = None if backbone is None else lesion_maps(store, explained, backbone, explainer.average_lesion())
+    lesions = None if backbone is None else lesion_maps(store, explained, backbone, explainer.average_lesion)
     folder = folder_name(explained.patient, number)
     has_ct = "radiology" in explained.units
     missing = "Grad-CAM was left out of this run of `mumo explain`." if has_ct and backbone is None else ""
@@ -235,11 +244,11 @@ class _Table:
         self._writer.write_table(pa.table(columns, schema=self._schema))
 
 
-def _write_curves(out: Path, checks: Checks) -> None:
+def _write_curves(out: Path, checks: Checks, wording: Wording) -> None:
     from ...fusion.deletion import Curve
     from .pictures import write_curves
 
-    write_curves(out / "deletion.png", checks.curves)
+    write_curves(out / "deletion.png", checks.curves, wording)
     with (out / "deletion.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([entry.name for entry in fields(Curve)])
@@ -248,22 +257,23 @@ def _write_curves(out: Path, checks: Checks) -> None:
 
 
 def _write_index(out: Path, rows: Sequence[dict[str, Any]], said: dict[str, Any]) -> None:
-    from ... import __version__
-    from ...fusion.explained import sentences
-    from ...fusion.report import SORTING
-    from .patient import signed
-    from .templates import render
-    from .viewer import script_hash
+    from ...fusion.explained import says, wording_of
+    from ...pages.rendering import SORTING, render
+    from ...pages.terms import IMPORTANCE
+    from .patient import power, signed
 
     page = render(
+        __package__,
         "index.html.jinja",
+        scripts=[SORTING],
+        files=True,
         rows=sorted(rows, key=lambda row: -row["risk"]),
         said=said,
-        sentences=[] if said["checks"] is None else sentences(said["checks"]),
-        script=SORTING,
-        script_hash=script_hash(SORTING),
+        wording=wording_of(said),
+        sentences=says(said),
+        terms=IMPORTANCE,
         signed=signed,
-        version=__version__,
+        power=power,
     )
     (out / "index.html").write_text(page, encoding="utf-8")
 
@@ -278,6 +288,10 @@ def explain(
     only: Annotated[
         list[str] | None, typer.Option(metavar="PATIENT", help="Only this patient; may be repeated.")
     ] = None,
+    of: Annotated[
+        Literal["risk", "response"],
+        typer.Option(help="The output that is explained: log hazard, or log odds of response."),
+    ] = "risk",
     top: Annotated[int, typer.Option(min=1, metavar="N", help="Most important bags shown as pictures.")] = TOP,
     no_grad_cam: Annotated[
         bool, typer.Option("--no-grad-cam", help="Leave out Grad-CAM, which needs the backbone's weights.")
@@ -300,17 +314,17 @@ def explain(
     or 2 when the store does not fit the run, or the backbone's weights are not those that the run was trained with.
     """
     from ...config import load_settings
-    from ...fusion.explained import sentences
+    from ...fusion.explained import says
     from ..terminal import item_bar
 
     set_up_logging(verbose)
-    options = Options(tuple(only or ()), top, not no_grad_cam, not no_checks, device, allow_other_windows)
+    options = Options(tuple(only or ()), top, not no_grad_cam, not no_checks, device, allow_other_windows, of)
     settings = load_settings(config, assignments or ())
     with item_bar("explain") as bar:
         said = write_explanations(run, store, out, settings, options, tables=table_files(table), progress=bar)
     if as_json:
         typer.echo(json.dumps(said))
         return
-    for line in sentences(said["checks"]) if said["checks"] else ():
+    for line in says(said):
         typer.echo(line)
     typer.echo(f"{len(said['patients'])} patients: {out / 'index.html'}")

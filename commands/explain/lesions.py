@@ -78,10 +78,11 @@ def backbone_of_run(explainer: Explainer, store: Store, settings: Settings, devi
 
 
 def lesion_maps(store: Store, explained: Explained, backbone: Backbone, average: Floats) -> list[LesionMap]:
-    """Grad-CAM of the risk for each lesion of a patient, from the stored crops.
+    """Grad-CAM of the output that is explained, for each lesion of a patient, from the stored crops.
 
-    The gradient is that of the mean over the members that explain the patient; maps are 0 for tissue like `average`
-    [width], the mean features of all lesions.
+    The gradient is that of the mean over the members that explain the patient, and over the path from lesions of
+    `average` [width] features, the mean of all lesions; maps are 0 for tissue like these, and for a backbone whose
+    features are plain means of its last maps, all maps of a patient sum to the output less that of average lesions.
     """
     from ...pipeline.networks.grad_cam import grad_cam
 
@@ -104,11 +105,11 @@ def write_lesion_maps(folder: Path, maps: list[LesionMap], explained: Explained)
     """A picture of each lesion; returns what the page says of it."""
     from .pictures import write_lesion
 
-    shown = []
+    shown, noun = [], explained.wording.noun
     parts = explained.units["radiology"]
     for number, found in enumerate(maps):
         file = f"{found.item}-lesion-{number + 1}.png"
-        write_lesion(folder / file, found.slices, found.cam, f"{found.item}, lesion {found.name}")
+        write_lesion(folder / file, found.slices, found.cam, f"{found.item}, lesion {found.name}", noun)
         shown.append(
             {
                 "file": file,

@@ -35,6 +35,8 @@ class SlideBags:
     """Rows of `specs.BAGS`."""
     pixels: zarr.Array[Any] | None
     """[bag, y, x, rgb]; none where the store keeps no pixels."""
+    mpp: float | None = None
+    """µm a pixel of level 0; none where the store does not say."""
 
     @property
     def corners(self) -> npt.NDArray[np.float64]:
@@ -85,7 +87,8 @@ def open_slide_bags(store: Store, item: str) -> SlideBags:
         pixels = arrays.open_array(arrays.open_group(store.part("tiles", item, "pixels.zarr")), BAG_PIXELS)
         if pixels.shape[0] != len(rows):
             raise StoreError(f"tiles/{item}: pixels of {pixels.shape[0]} bags, its table {len(rows)}; extract again")
-    return SlideBags(item, tuple(rows), pixels)
+    mpp = None if record is None else record.summary.get("mpp_level0")
+    return SlideBags(item, tuple(rows), pixels, mpp)
 
 
 @dataclass(frozen=True, eq=False)

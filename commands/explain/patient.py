@@ -13,13 +13,15 @@ import numpy.typing as npt
 from ...errors import StoreError
 from ...fusion.attribution import Parts
 from ...fusion.explain import Explained
+from ...fusion.table_one import called
+from ...pages.rendering import SORTING, render
+from ...pages.terms import IMPORTANCE
 from ...stores.packed import Packed
 from ...stores.records import Store, is_safe_id
 from .lesions import LesionMap, write_lesion_maps
 from .mosaic import most_important, open_slide_bags, put_together
 from .pictures import write_bars, write_heat_map, write_image, write_thumbnail
 from .qupath import write_geojson
-from .templates import render
 from .viewer import DETAILED, Tiles, write_viewer
 
 Floats = npt.NDArray[np.float64]
@@ -75,7 +77,10 @@ def write_patient(
         page.lesions = write_lesion_maps(folder, lesions, explained)
     _write_items(folder, explained, packed, page)
     _write_omics(folder, explained, packed, page)
-    text = render("patient.html.jinja", e=explained, page=page, signed=signed, share=share)
+    text = render(
+        __package__, "patient.html.jinja", scripts=[SORTING] if page.items else [], files=True,
+        e=explained, page=page, terms=IMPORTANCE, signed=signed, share=share, power=power,
+    )  # fmt: skip
     (folder / "index.html").write_text(text, encoding="utf-8")
     return page
 
@@ -83,6 +88,18 @@ def write_patient(
 def signed(value: float) -> str:
     """A number with its sign, and a real minus."""
     return f"{value:+.3f}".replace("-", "−")
+
+
+def power(value: float) -> str:
+    """A small number as a power of ten, for example 4 × 10⁻⁷; 0 where it is none.
+
+    >>> power(4.1e-7)
+    '4 × 10⁻⁷'
+    """
+    if not value:
+        return "0"
+    digit, _, exponent = f"{value:.0e}".partition("e")
+    return f"{digit} × 10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
 
 def share(value: float) -> str:
@@ -128,11 +145,12 @@ def _write_slide(
     framed = [shown[rank] for rank in sorted(shown)]
     tiles = Tiles(slide, detailed)
     mosaic = put_together(slide, each=tiles.add)
-    write_heat_map(folder / f"{item}.png", slide, mosaic, weight, effect, shown, words.weight.size)
+    write_heat_map(folder / f"{item}.png", slide, mosaic, weight, effect, shown, words.weight.size, explained.wording)
     write_geojson(folder / f"{item}.geojson", slide, weight, effect, bag_effect, framed)
     write_viewer(
         folder / f"{item}.html", slide, mosaic, tiles, patient=explained.patient, title=item, weight=weight,
         effect=effect, bag_effect=bag_effect, ranked=shown, totals=(len(words.weight), words.weight.size),
+        unit=explained.wording.unit,
     )  # fmt: skip
     page.slides.append({"item": item, "bags": len(weight), "pixels": slide.pixels is not None})
     if not page.thumbnail:
@@ -156,29 +174,29 @@ def _write_slide(
 
 
 def _write_items(folder: Path, explained: Explained, packed: Packed, page: Page) -> None:
+    label = f"effect on the {explained.wording.noun}, {explained.wording.unit}"
     for group, parts in explained.items.items():
         known = parts.weight > 0
         if not known.any():
             continue
         items = packed.codes[group].items
-        names = [items[number].name.replace("_", " ") for number in np.flatnonzero(known)]
+        names = [called(items[number].name) for number in np.flatnonzero(known)]
         order = np.argsort(-np.abs(parts.effect[known]), kind="stable")
         values = parts.effect[known][order]
         file = f"{group}.png"
-        write_bars(folder / file, [names[n] for n in order], values, "effect on the risk, log hazard", signed=True)
+        write_bars(folder / file, [names[n] for n in order], values, label, signed=True)
         rows = [(names[n], parts.weight[known][n], parts.effect[known][n]) for n in order]
         page.items.append({"title": GROUPS.get(group, group), "file": file, "rows": rows})
 
 
 def _write_omics(folder: Path, explained: Explained, packed: Packed, page: Page) -> None:
+    wording = explained.wording
     for modality, values in explained.omics.items():
         columns, total = packed.units[modality].omics_columns, values.sum(axis=0)
         order = most_important(np.abs(total), FEATURES_SHOWN)
         file = f"omics-{modality}.png"
-        write_bars(
-            folder / file, [columns[n] for n in order], total[list(order)], "attribution to the risk, log hazard",
-            signed=True,
-        )  # fmt: skip
+        label = f"attribution to the {wording.noun}, {wording.unit}"
+        write_bars(folder / file, [columns[n] for n in order], total[list(order)], label, signed=True, width=6.0)
         title = f"Omics features of the {MODALITIES.get(modality, modality)}"
         rest = float(total.sum() - total[list(order)].sum())
         page.omics.append(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ...fusion.deletion import Curve
-from ...fusion.explained import draw_curves
+from ...fusion.explained import Wording, draw_curves
 from ...fusion.figures import BLUE, GREY, STYLE, VERMILLION
 from .mosaic import Mosaic, RgbImage, SlideBags, word_corners
 
@@ -24,9 +24,9 @@ Floats = npt.NDArray[np.float64]
 
 WEIGHT_COLOURS = "viridis"
 EFFECT_COLOURS = "PuOr_r"
-"""Orange raises the risk, purple lowers it; both stay apart for the colour-blind and over grey pictures."""
+"""Orange raises the output, purple lowers it; both stay apart for the colour-blind and over grey pictures."""
 
-DPI = 130
+DPI = 200
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def canvas(path: Path, inches: tuple[float, float]) -> Iterator[Figure]:
     from matplotlib.figure import Figure
 
     with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=inches)
+        figure = Figure(figsize=inches, dpi=DPI)
         FigureCanvasAgg(figure)
         yield figure
         figure.savefig(path, format="png", dpi=DPI, metadata={"Software": "mumo"})
@@ -57,7 +57,14 @@ def weight_limit(values: Floats) -> float:
 
 
 def write_heat_map(
-    path: Path, bags: SlideBags, mosaic: Mosaic, weight: Floats, effect: Floats, ranked: Mapping[int, int], patient: int
+    path: Path,
+    bags: SlideBags,
+    mosaic: Mosaic,
+    weight: Floats,
+    effect: Floats,
+    ranked: Mapping[int, int],
+    patient: int,
+    wording: Wording,
 ) -> None:
     """Two maps side by side over the slide in grey: how much was looked at each word, and what leaving it out does.
 
@@ -68,13 +75,13 @@ def write_heat_map(
     """
     height, width = mosaic.image.shape[:2]
     grey = np.asarray(Image.fromarray(mosaic.image).convert("L"))
-    panel = 4.6
+    panel = 3.9
     with canvas(path, (2 * panel + 0.3, panel * height / width + 0.95)) as figure:
         axes = figure.subplots(1, 2, gridspec_kw={"wspace": 0.04})
         figure.subplots_adjust(left=0.01, right=0.99, top=0.93, bottom=0.15)
         panels = (
             ("weight: how much was looked at", "times an even share", weight * patient, WEIGHT_COLOURS, None),
-            ("effect: change of the risk by it", "log hazard", effect, EFFECT_COLOURS, effect_limit(effect)),
+            (f"effect: change of the {wording.noun} by it", wording.unit, effect, EFFECT_COLOURS, effect_limit(effect)),
         )
         for ax, (title, unit, values, colours, limit) in zip(axes, panels, strict=True):
             ax.imshow(grey, cmap="gray", vmin=0, vmax=255)
@@ -106,8 +113,8 @@ def _frames(ax: Axes, bags: SlideBags, mosaic: Mosaic, ranked: Mapping[int, int]
     side = bags.side * mosaic.scale
     for number, bag in ranked.items():
         x, y = bags.corners[bag] * mosaic.scale
-        ax.add_patch(Rectangle((x, y), side, side, fill=False, edgecolor="white", linewidth=2.4))
-        ax.add_patch(Rectangle((x, y), side, side, fill=False, edgecolor="black", linewidth=1.2))
+        ax.add_patch(Rectangle((x, y), side, side, fill=False, edgecolor="white", linewidth=2.4, clip_on=False))
+        ax.add_patch(Rectangle((x, y), side, side, fill=False, edgecolor="black", linewidth=1.2, clip_on=False))
         ax.text(x + side * 0.05, y + side * 0.06, str(number), va="top", fontsize=9, fontweight="bold",
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2})  # fmt: skip
 
@@ -141,21 +148,22 @@ def palette(name: str, steps: int = 33) -> list[str]:
 # --- lesions ----------------------------------------------------------------------------------------------
 
 
-def write_lesion(path: Path, slices: npt.NDArray[np.uint8], cam: Floats, title: str) -> None:
+def write_lesion(path: Path, slices: npt.NDArray[np.uint8], cam: Floats, title: str, noun: str) -> None:
     """The three slices of a crop above, with the signed Grad-CAM over them below.
 
     Args:
         slices: [slice, y, x] of the stored crop.
         cam: [y, x] map, any size, 0 for average tissue; it is the same for all slices, which are the channels of one
             image.
+        noun: what the map is of.
     """
     side = slices.shape[1]
     limit = effect_limit(cam)
     smooth = np.asarray(Image.fromarray(cam.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC))
-    with canvas(path, (6.6, 5.2)) as figure:
+    with canvas(path, (4.4, 3.55)) as figure:
         axes = figure.subplots(2, 3, gridspec_kw={"wspace": 0.02, "hspace": 0.02})
-        figure.subplots_adjust(left=0.005, right=0.995, top=0.945, bottom=0.115)
-        figure.suptitle(title, fontsize=9.5, x=0.005, y=0.99, ha="left")
+        figure.subplots_adjust(left=0.005, right=0.995, top=0.93, bottom=0.13)
+        figure.suptitle(title, fontsize=9, x=0.005, y=0.99, ha="left")
         for column, name in enumerate(("slice below", "widest slice", "slice above")):
             for row in range(2):
                 axes[row, column].imshow(slices[column], cmap="gray", vmin=0, vmax=255)
@@ -165,33 +173,39 @@ def write_lesion(path: Path, slices: npt.NDArray[np.uint8], cam: Floats, title: 
                 0.03 * side, 0.03 * side, name, fontsize=8.5, va="top",
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
             )  # fmt: skip
-        bar = figure.colorbar(drawn, cax=figure.add_axes((0.25, 0.075, 0.5, 0.022)), orientation="horizontal")
-        bar.set_ticks([-limit, 0, limit], labels=["lowers the risk", "as average tissue", "raises the risk"])
+        bar = figure.colorbar(drawn, cax=figure.add_axes((0.2, 0.085, 0.6, 0.022)), orientation="horizontal")
+        bar.set_ticks([-limit, 0, limit], labels=[f"lowers the {noun}", "as average tissue", f"raises the {noun}"])
 
 
 # --- items, features, checks ------------------------------------------------------------------------------
 
 
-def write_bars(path: Path, names: Sequence[str], values: Floats, label: str, *, signed: bool) -> None:
-    """Horizontal bars in the given order, largest on top."""
-    with canvas(path, (6.4, 0.75 + 0.235 * max(1, len(names)))) as figure:
+def write_bars(
+    path: Path, names: Sequence[str], values: Floats, label: str, *, signed: bool, width: float = 4.6
+) -> None:
+    """Horizontal bars in the given order, largest on top; `width` in inches."""
+    from matplotlib.ticker import MaxNLocator
+
+    with canvas(path, (width, 0.6 + 0.21 * max(1, len(names)))) as figure:
         axes = figure.subplots()
         places = np.arange(len(names))[::-1]
         colours = [VERMILLION if value > 0 else BLUE for value in values] if signed else [GREY] * len(names)
         axes.barh(places, values, color=colours, height=0.72)
-        axes.set_yticks(places, labels=[name if len(name) <= 52 else f"{name[:51]}…" for name in names])
+        labels = [name if len(name) <= 48 else f"{name[:47]}…" for name in names]
+        axes.set_yticks(places, labels=labels)
         axes.axvline(0, color="#333333", linewidth=0.7)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set(xlabel=label, ylim=(-0.6, len(names) - 0.4))
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
         figure.tight_layout(pad=0.4)
 
 
-def write_curves(path: Path, curves: Sequence[Curve]) -> None:
+def write_curves(path: Path, curves: Sequence[Curve], wording: Wording) -> None:
     """The deletion curves, a panel for bags and one for words."""
     levels = len({curve.level for curve in curves})
     with canvas(path, (3.6 * levels, 2.9)) as figure:
-        draw_curves(figure, curves)
+        draw_curves(figure, curves, wording)
 
 
 def write_image(path: Path, image: RgbImage) -> None:

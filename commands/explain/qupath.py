@@ -21,8 +21,8 @@ def write_geojson(
 ) -> None:
     """Write an annotation a bag and a detection a word; coordinates are pixels of level 0.
 
-    Measurements: `weight` (share of 1 over the patient) and `effect` (log hazard); colours are those of effects, orange
-    raises the risk, purple lowers it. The most important bags are classified `mumo: important bag`.
+    Measurements: `weight` (share of 1 over the patient) and `effect` (log hazard or log odds); colours are those of
+    effects, orange raises the output, purple lowers it. The most important bags are classified `mumo: important bag`.
 
     Args:
         weight, effect: [bag, word] of this slide.

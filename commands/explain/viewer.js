@@ -4,7 +4,7 @@ const canvas = document.getElementById("view"), pen = canvas.getContext("2d");
 const chosen = (name) => document.querySelector(`input[name="${name}"]:checked`).value;
 const opacity = document.getElementById("opacity"), told = document.getElementById("told");
 const images = new Map();
-let scale = 1, left = 0, top_ = 0, asked = false, moved = false;
+let scale = 1, left = 0, top_ = 0, asked = false, moved = false, crossed = false;
 
 function image(source) {
   if (!images.has(source)) {
@@ -77,6 +77,31 @@ function draw() {
     pen.fillStyle = "#fff"; pen.fillRect(bag.x + 3 / scale, bag.y + 3 / scale, 14 / scale, 17 / scale);
     pen.fillStyle = "#000"; pen.fillText(String(bag.rank), bag.x + 6 / scale, bag.y + 17 / scale);
   }
+  pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+  if (crossed) cross(width / 2, height / 2);
+  if (data.mpp) bar(height);
+}
+
+function cross(x, y) {
+  for (const [thick, ink] of [[4, "#fff"], [1.5, "#000"]]) {
+    pen.lineWidth = thick; pen.strokeStyle = ink;
+    pen.beginPath();
+    pen.moveTo(x - 10, y); pen.lineTo(x + 10, y); pen.moveTo(x, y - 10); pen.lineTo(x, y + 10);
+    pen.stroke();
+  }
+}
+
+function bar(height) {
+  const most = 140 * data.mpp / scale, ten = 10 ** Math.floor(Math.log10(most));
+  const microns = [5, 2, 1].find((step) => step * ten <= most) * ten, long = microns * scale / data.mpp;
+  const text = microns >= 1000 ? `${microns / 1000} mm` : `${microns} µm`;
+  pen.font = "13px sans-serif";
+  pen.fillStyle = "rgba(255, 255, 255, 0.85)";
+  pen.fillRect(10, height - 38, Math.max(long, pen.measureText(text).width) + 16, 28);
+  pen.fillStyle = "#000";
+  pen.fillRect(18, height - 18, long, 3);
+  pen.fillText(text, 18, height - 23);
+  canvas.dataset.bar = text;
 }
 
 function paint(seen) {
@@ -100,9 +125,15 @@ function paint(seen) {
 function zoom(factor, x, y) {
   moved = true;
   const next = Math.min(8, Math.max(scale * factor, 0.2 * canvas.clientWidth / data.width));
-  left += x / scale - x / next;
-  top_ += y / scale - y / next;
+  const dx = x / scale - x / next, dy = y / scale - y / next;
   scale = next;
+  move(dx, dy);
+}
+
+function move(dx, dy) {
+  const wide = canvas.clientWidth / scale / 2, high = canvas.clientHeight / scale / 2;
+  left = Math.min(data.width - wide, Math.max(-wide, left + dx)); // the middle of the view stays on the slide
+  top_ = Math.min(data.height - high, Math.max(-high, top_ + dy));
   redraw();
 }
 
@@ -124,7 +155,7 @@ function legend() {
   const { colours, low, high, unit } = data.measures[measure];
   const number = (value) => value.toPrecision(2).replace("-", "−");
   box.querySelector("i").style.background = `linear-gradient(to right, ${colours.join(",")})`;
-  const [from, to, what] = box.querySelectorAll("b, b, small");
+  const [from, to, what] = box.querySelectorAll(".end, small");
   from.textContent = number(low[grain]); to.textContent = number(high[grain]); what.textContent = unit;
 }
 
@@ -135,6 +166,7 @@ canvas.addEventListener("pointerdown", (event) => {
 });
 canvas.addEventListener("pointermove", (event) => {
   const was = fingers.get(event.pointerId), now = [event.offsetX, event.offsetY];
+  if (crossed) { crossed = false; redraw(); }
   if (!was) { tell(...now); return; }
   const other = [...fingers].find(([id]) => id !== event.pointerId)?.[1];
   if (other) {
@@ -142,9 +174,7 @@ canvas.addEventListener("pointermove", (event) => {
     zoom(span(now) / span(was), (now[0] + other[0]) / 2, (now[1] + other[1]) / 2);
   } else {
     moved = true;
-    left -= (now[0] - was[0]) / scale;
-    top_ -= (now[1] - was[1]) / scale;
-    redraw();
+    move(-(now[0] - was[0]) / scale, -(now[1] - was[1]) / scale);
   }
   fingers.set(event.pointerId, now);
 });
@@ -156,14 +186,23 @@ canvas.addEventListener("wheel", (event) => {
   zoom(Math.exp(-event.deltaY / 400), event.offsetX, event.offsetY);
 }, { passive: false });
 canvas.addEventListener("keydown", (event) => {
-  const move = 60 / scale, moves = { ArrowLeft: [-move, 0], ArrowRight: [move, 0], ArrowUp: [0, -move], ArrowDown: [0, move] };
-  if (moves[event.key]) { left += moves[event.key][0]; top_ += moves[event.key][1]; redraw(); event.preventDefault(); }
-  if (event.key === "+" || event.key === "-") zoom(event.key === "+" ? 1.4 : 1 / 1.4, canvas.clientWidth / 2, canvas.clientHeight / 2);
+  const middle = [canvas.clientWidth / 2, canvas.clientHeight / 2], step = 60 / scale;
+  const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
+  const factors = { "+": 1.4, "=": 1.4, "-": 1 / 1.4 };
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (moves[event.key]) { moved = true; move(...moves[event.key]); }
+  else if (factors[event.key]) zoom(factors[event.key], ...middle);
+  else if (event.key === "0") whole();
+  else return;
+  event.preventDefault();
+  crossed = true;
+  tell(...middle);
 });
 for (const [id, factor] of [["in", 1.6], ["out", 1 / 1.6]]) {
   document.getElementById(id).addEventListener("click", () => zoom(factor, canvas.clientWidth / 2, canvas.clientHeight / 2));
 }
-document.getElementById("fit").addEventListener("click", () => { moved = false; fit(); });
+function whole() { moved = false; fit(); }
+document.getElementById("fit").addEventListener("click", whole);
 for (const input of document.querySelectorAll("input")) input.addEventListener("input", () => { legend(); redraw(); });
 new ResizeObserver(() => (moved ? redraw() : fit())).observe(canvas);
 legend();

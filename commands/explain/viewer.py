@@ -9,7 +9,6 @@ show pyramids of files, not numbers over a grid.
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -20,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ...pages.rendering import render
 from .mosaic import Mosaic, RgbImage, SlideBags
 from .pictures import EFFECT_COLOURS, WEIGHT_COLOURS, effect_limit, palette, weight_limit
-from .templates import render
 
 Floats = npt.NDArray[np.float64]
 
@@ -40,7 +39,10 @@ DETAIL_PX = 1024
 """Largest side of those."""
 
 _QUALITY = 80
-_HINT = "Drag to move, wheel or two fingers to zoom, point at a word for its numbers. Framed: the most important bags."
+_HINT = (
+    "Drag or arrow keys to move; wheel, two fingers, + or − to zoom, 0 for the whole slide. Point at a word for its "
+    "numbers. Framed: the bags with the largest effects."
+)
 
 
 def bag_side(count: int, source_px: int) -> int:
@@ -87,6 +89,7 @@ def write_viewer(
     bag_effect: Floats,
     ranked: Mapping[int, int],
     totals: tuple[int, int],
+    unit: str,
 ) -> None:
     """Write the file of one slide.
 
@@ -94,6 +97,7 @@ def write_viewer(
         weight, effect: [bag, word] of this slide.
         bag_effect: [bag].
         ranked: place among the patient's most important bags → bag of this slide.
+        unit: of effects.
         totals: number of bags and of words of the patient on all slides; an even share of these is the unit of weights.
     """
     bag_weight = weight.sum(axis=1) * totals[0]
@@ -104,6 +108,7 @@ def write_viewer(
         "width": width,
         "height": height,
         "side": bags.side,
+        "mpp": bags.mpp,
         "words": round(effect.shape[1] ** 0.5),
         "bags": rows,
         "overview": None if bags.pixels is None else _data_uri(Image.fromarray(mosaic.image)),
@@ -113,18 +118,18 @@ def write_viewer(
         "levels": tiles.as_json(),
         "measures": {
             "weight": _measure(WEIGHT_COLOURS, "× even share", _ends(word_weight), _ends(bag_weight)),
-            "effect": _measure(EFFECT_COLOURS, "log hazard", _sides(effect), _sides(bag_effect)),
+            "effect": _measure(EFFECT_COLOURS, unit, _sides(effect), _sides(bag_effect)),
         },
         "hint": _HINT,
     }
     script = (Path(__file__).parent / "viewer.js").read_text(encoding="utf-8")
     page = render(
+        __package__,
         "viewer.html.jinja",
+        scripts=[script],
         title=title,
         patient=patient,
         hint=_HINT,
-        script=script,
-        script_hash=script_hash(script),
         # `</` would end the element that holds the data
         data=json.dumps(data, separators=(",", ":")).replace("</", "<\\/"),
     )
@@ -147,11 +152,6 @@ def _rows(
         }
         for bag, (x, y) in enumerate(bags.corners)
     ]
-
-
-def script_hash(script: str) -> str:
-    """What a content security policy calls a script that it lets run."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _measure(colours: str, unit: str, words: tuple[float, float], bags: tuple[float, float]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from mumo.config import ModelSettings
 from mumo.errors import FitError
 from mumo.fusion.attribution import (
     Probe,
+    Target,
     feature_gradients,
     item_parts,
     omics_attribution,
@@ -88,7 +89,7 @@ def test_unit_parts__effect_is_what_a_pack_without_the_unit_lacks(modality: str)
     assert len(parts.effect) == asked.units(modality) > 1
     for unit in range(len(parts.effect)):
         other = Dataset(without_unit(PACKED, modality, WITH_BOTH, unit), dataset.layout, dataset.scalers, "os")
-        expected = asked.risk - risk(model, batch_of(other, WITH_BOTH))
+        expected = asked.value - risk(model, batch_of(other, WITH_BOTH))
         assert parts.effect[unit] == pytest.approx(expected, abs=1e-9)
 
 
@@ -97,10 +98,10 @@ def test_probe__says_the_risk_that_prediction_says() -> None:
     for patient in range(len(PACKED.patients)):
         batch = batch_of(dataset, patient)
         asked = Probe(model, batch)
-        assert asked.risk == risk(model, batch)
+        assert asked.value == risk(model, batch)
         everything = torch.ones(2, asked.units("pathology"), dtype=torch.bool)
         if asked.units("pathology"):
-            assert asked.without_units("pathology", everything) == pytest.approx([asked.risk] * 2, abs=1e-12)
+            assert asked.without_units("pathology", everything) == pytest.approx([asked.value] * 2, abs=1e-12)
 
 
 def test_probe__takes_one_patient() -> None:
@@ -167,7 +168,7 @@ def test_word_parts__effect_is_first_order_in_the_bags_token() -> None:
         with torch.no_grad():
             change = branch.tokens(batch, mask) - asked.tokens["pathology"]
         moved = asked.with_tokens("pathology", (asked.tokens["pathology"] + step * change)[None])[0]
-        assert parts.effect[bag, word] == pytest.approx((asked.risk - moved) / step, rel=1e-3, abs=1e-6)
+        assert parts.effect[bag, word] == pytest.approx((asked.value - moved) / step, rel=1e-3, abs=1e-6)
 
 
 def test_item_parts__effect_is_that_of_an_unknown_item() -> None:
@@ -185,21 +186,62 @@ def test_item_parts__effect_is_that_of_an_unknown_item() -> None:
         assert (parts.weight[item] == 0) == (not known[item])
 
 
-def test_feature_gradients__agree_with_finite_differences() -> None:
+def with_lesions(batch: Batch, features: Tensor) -> Batch:
+    """The patient with lesions of other deep features [lesion, width]."""
+    changed = dataclasses.replace(batch.imaging["radiology"], features=features[:, None])
+    return dataclasses.replace(batch, imaging={**batch.imaging, "radiology": changed})
+
+
+def output_of(model: MuMo, batch: Batch, target: Target) -> float:
+    """The risk, or log p / (1 - p) of the probability of response p."""
+    with torch.no_grad():
+        output = model(batch)
+    if target == "risk":
+        return float(output.risk[0])
+    none, some = torch.softmax(output.logits[0], dim=0)
+    return float(torch.log(some / none))
+
+
+@pytest.mark.parametrize("target", ["risk", "response"])
+def test_feature_gradients__are_those_of_finite_differences_where_the_path_is_a_point(target: Target) -> None:
+    model, dataset = build()
+    batch = batch_of(dataset, int(np.argmax(PACKED.units["radiology"].counts == 1)))
+    features = batch.imaging["radiology"].features[:, 0].double()
+    assert len(features) == 1
+    slopes = feature_gradients(Probe(model, batch, target), features[0].numpy())
+    assert slopes.shape == (1, 16)
+    step = 1e-5
+    for column in (0, 7, 15):
+        values = []
+        for sign in (1, -1):
+            moved = features.clone()
+            moved[0, column] += sign * step
+            values.append(output_of(model, with_lesions(batch, moved), target))
+        assert slopes[0, column] == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4, abs=1e-8)
+
+
+@pytest.mark.parametrize("target", ["risk", "response"])
+def test_feature_gradients__share_out_the_difference_from_average_lesions(target: Target) -> None:
     model, dataset = build()
     batch = batch_of(dataset, WITH_BOTH)
-    slopes = feature_gradients(Probe(model, batch))
-    radiology = batch.imaging["radiology"]
-    assert slopes.shape == (len(radiology.features), 16)
-    step = 1e-5
-    for lesion, column in ((0, 0), (0, 7), (len(slopes) - 1, 15)):
-        risks = []
-        for sign in (1, -1):
-            features = radiology.features.double()
-            features[lesion, 0, column] += sign * step
-            changed = dataclasses.replace(radiology, features=features)
-            risks.append(risk(model, dataclasses.replace(batch, imaging={**batch.imaging, "radiology": changed})))
-        assert slopes[lesion, column] == pytest.approx((risks[0] - risks[1]) / (2 * step), rel=1e-4, abs=1e-8)
+    features = batch.imaging["radiology"].features[:, 0].double()
+    average = np.random.default_rng(0).normal(size=16)
+    slopes = feature_gradients(Probe(model, batch, target), average)
+    starts = with_lesions(batch, torch.from_numpy(average).expand_as(features))
+    difference = output_of(model, batch, target) - output_of(model, starts, target)
+    assert abs(difference) > 0.01
+    assert ((features.numpy() - average) * slopes).sum() == pytest.approx(difference, rel=1e-3)
+
+
+@pytest.mark.parametrize("modality", ["pathology", "radiology"])
+def test_unit_parts__are_of_the_response_where_that_is_asked(modality: str) -> None:
+    model, dataset = build()
+    parts = unit_parts(Probe(model, batch_of(dataset, WITH_BOTH), "response"), modality)
+    whole = output_of(model, batch_of(dataset, WITH_BOTH), "response")
+    for unit in range(len(parts.effect)):
+        other = Dataset(without_unit(PACKED, modality, WITH_BOTH, unit), dataset.layout, dataset.scalers, "os")
+        expected = whole - output_of(model, batch_of(other, WITH_BOTH), "response")
+        assert parts.effect[unit] == pytest.approx(expected, abs=1e-9)
 
 
 def test_omics_attribution__is_complete() -> None:

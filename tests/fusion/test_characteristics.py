@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from packs import make_packed, write_store
 
-from mumo.fusion.characteristics import Characteristic, described, read_clinical, save_clinical
+from mumo.fusion.characteristics import THERAPY, Characteristic, described, joined, read_clinical, save_clinical
 from mumo.stores import tables
 from mumo.stores.pack import pack
 from mumo.stores.records import Store
-from mumo.stores.specs import CLINICAL
+from mumo.stores.specs import CLINICAL, PATIENTS
 
 
 def test_save_clinical__codes_come_back_as_they_were_packed(tmp_path: Path) -> None:
@@ -27,6 +27,37 @@ def test_save_clinical__codes_come_back_as_they_were_packed(tmp_path: Path) -> N
             assert found[group, item.name].classes == item.classes
             np.testing.assert_array_equal(found[group, item.name].known, there)
             np.testing.assert_array_equal(found[group, item.name].values[there], values[::-1][there])
+
+
+def test_save_clinical__has_the_treatment_and_leaves_out_whom_it_is_told_to(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", make_packed(10, seed=1))
+    packed = pack(Store.open(tmp_path / "store"))
+    gone = packed.patients[3]
+    save_clinical(tmp_path / "clinical.parquet", packed, tmp_path / "store", without={gone})
+    found = {item.name: item for item in read_clinical(tmp_path / "clinical.parquet", packed.patients)}
+    rows = tables.read_rows(store.part("clinical", "cohort", "patients.parquet"), PATIENTS)
+    groups = {row["patient"]: row["treatment_group"] for row in rows}
+    treatment = found["treatment_group"]
+    assert treatment.group == THERAPY
+    for patient, code, known in zip(packed.patients, treatment.values, treatment.known, strict=True):
+        assert known == (patient != gone)
+        assert not known or treatment.classes[int(np.argmax(code))] == groups[patient]
+    assert not found["sex"].known[3]
+
+
+def test_joined__stacks_two_cohorts_and_widens_treatments_alone() -> None:
+    def item(group: str, name: str, classes: str, *codes: list[float]) -> Characteristic:
+        return Characteristic(group, name, "one-hot", "", tuple(classes), np.array(codes, dtype=float))
+
+    nan = np.nan
+    first = [item("p", "sex", "fm", [1, 0], [nan, nan]), item("p", "odd", "ab", [1, 0], [0, 1]),
+             item(THERAPY, "treatment_group", "xy", [1, 0], [0, 1])]  # fmt: skip
+    second = [item("p", "sex", "fm", [0, 1]), item("p", "odd", "abc", [0, 0, 1]),
+              item(THERAPY, "treatment_group", "zx", [1, 0])]  # fmt: skip
+    sex, treatment = joined(first, second)
+    np.testing.assert_array_equal(sex.values, [[1, 0], [nan, nan], [0, 1]])
+    assert treatment.classes == ("x", "y", "z")
+    np.testing.assert_array_equal(treatment.values, [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
 
 
 def row(patient: str, item: str, code: list[float], value: float | None = None) -> dict[str, object]:

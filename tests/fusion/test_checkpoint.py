@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,13 @@ def test_run_folder__holds_no_path_and_no_pickle(tmp_path: Path) -> None:
         assert not content.startswith((b"\x80", b"PK")), file
         with pytest.raises((pickle.UnpicklingError, ValueError, KeyError, IndexError, EOFError, UnicodeDecodeError)):
             pickle.loads(content)
+
+
+def test_finish__says_when(tmp_path: Path) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
+    finished_run(tmp_path / "run")
+    finished = datetime.fromisoformat(json.loads((tmp_path / "run" / "run.json").read_text())["finished"])
+    assert before <= finished <= datetime.now(UTC)
 
 
 @pytest.mark.parametrize("status", ["running", "failed"])

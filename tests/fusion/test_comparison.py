@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from mumo.errors import FitError
-from mumo.fusion.comparison import levene, mcnemar, paired_delong
+from mumo.fusion.comparison import independent_delong, levene, mcnemar, paired_delong
+from mumo.fusion.estimates import Estimate, independent_difference
 from mumo.fusion.metrics import auc_delong
 
 
@@ -118,3 +119,51 @@ def test_levene__equals_scipy_and_sees_a_wider_spread() -> None:
 def test_levene__says_why_there_is_no_test() -> None:
     assert "at least two" in levene([np.ones(3)]).reason
     assert "no replicate differs" in levene([np.ones(3), np.ones(3)]).reason
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_independent_delong__equals_the_naive_double_loop(seed: int) -> None:
+    (labels, first, _), (others, second, _) = drawn(40, seed), drawn(55, seed + 10)
+    (one,), own = naive_delong(labels, first)
+    (two,), other = naive_delong(others, second)
+    error = math.sqrt(own[0, 0] + other[0, 0])
+    found = independent_delong((labels, first), (others, second))
+    assert found.difference.value == pytest.approx(one - two)
+    assert found.difference.high - found.difference.value == pytest.approx(stats.norm.ppf(0.975) * error)
+    assert found.p == pytest.approx(2 * stats.norm.sf(abs(one - two) / error))
+
+
+@pytest.mark.slow
+def test_independent_delong__covers_the_truth_in_simulations() -> None:
+    truth = stats.norm.cdf(1 / math.sqrt(2)) - stats.norm.cdf(0.4 / math.sqrt(2))
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(600):
+        groups = []
+        for size, shift in ((80, 1.0), (120, 0.4)):
+            labels = np.arange(size) % 2
+            groups.append((labels, rng.normal(shift * labels, 1)))
+        found = independent_delong(groups[0], groups[1]).difference
+        inside += found.low <= truth <= found.high
+    assert 0.92 <= inside / 600 <= 0.98
+
+
+def test_independent_delong__says_why_it_is_undefined() -> None:
+    good = ([0, 1, 0, 1], [0.1, 0.7, 0.8, 0.9])
+    one_class = independent_delong(good, ([1, 1], [0.1, 0.2]))
+    assert one_class.difference.reason == "only responders among the labelled patients"
+    assert math.isnan(one_class.p)
+    few = independent_delong(good, ([1, 0], [0.4, 0.2]))
+    assert few.difference.reason == "one patient in a class gives no interval"
+    assert few.difference.value == pytest.approx(-0.25)
+    apart = ([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9])
+    assert independent_delong(apart, apart).difference.reason == "the difference has no variance"
+
+
+def test_independent_difference__of_symmetric_intervals_is_the_normal_one() -> None:
+    first, second = Estimate(3.0, 2.0, 4.0), Estimate(1.0, 0.5, 1.5)
+    found = independent_difference(first, second)
+    assert (found.value, found.low, found.high) == pytest.approx((2, 2 - math.sqrt(1.25), 2 + math.sqrt(1.25)))
+    unknown = independent_difference(first, Estimate(1.0, reason="no spread"))
+    assert (unknown.value, unknown.reason) == (2.0, "no spread")
+    assert math.isnan(unknown.low)
+    assert math.isnan(independent_difference(Estimate(reason="nobody"), first).value)

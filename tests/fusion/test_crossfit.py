@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from clusters import hand_made_cluster
-from packs import make_packed, write_store
+from quick_fits import quick_settings, write_quick_store
 
-from mumo.config import FitSettings, ModelSettings, Settings, SplitSettings
+from mumo.config import SplitSettings
 from mumo.errors import FitError
 from mumo.fusion import ablate, crossfit, members, metrics
 from mumo.fusion.predict import predict, read_predictions
@@ -22,24 +21,15 @@ from mumo.stores.pack import pack
 from mumo.stores.records import Store
 
 
-def settings(**fit: Any) -> Settings:
-    quick: dict[str, Any] = {"epochs": 1, "batch_patients": 16, "average_best": 1, "bootstrap": 20}
-    quick |= {"bags_per_patient": 1, "lesions_per_patient": 1}
-    model = ModelSettings(width=8, heads=2, feed_forward=8)
-    return Settings(model=model, fit=FitSettings(**{**quick, **fit}))
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("folds") / "store"
-    write_store(path, make_packed(40, signal=1.0, bags=1, lesions=1))
-    return path
+    return write_quick_store(tmp_path_factory.mktemp("folds"))
 
 
 @pytest.fixture(scope="module")
 def run(store: Path) -> Path:
     folder = store.parent / "run"
-    crossfit.fit_folds(store, folder, settings(), folds=3, seeds=2, device="cpu", workers=1)
+    crossfit.fit_folds(store, folder, quick_settings(), folds=3, seeds=2, device="cpu", workers=1)
     return folder
 
 
@@ -133,6 +123,20 @@ def test_fit_folds__spread_is_that_of_the_members(run: Path) -> None:
     assert set(found["auc_of_folds"]) == {"1", "2", "3"}
 
 
+def test_fit_folds__writes_a_card_of_everyone_out_of_fold(run: Path) -> None:
+    card = (run / "MODEL_CARD.md").read_text(encoding="utf-8")
+    found = json.loads((run / "metrics.json").read_text())
+    part = found["parts"]["test"]
+    assert "6 models: 3 folds by patient, 2 training(s) each" in card
+    assert f"| all | {part['patients']} | {part['responders']} |" in card
+    assert f"| all, out of fold | {part['auc']['value']:.3f} (" in card
+    assert f"| pairs within a fold | {part['auc_within_folds']['value']:.3f} (" in card
+    assert all(f"{fold}: {threshold:.3f}" in card for fold, threshold in found["thresholds"].items())
+    assert "AUC of single folds, test patients: mean" in card
+    assert "held out from all of them" in card
+    assert "Nobody was held out from everything" not in card
+
+
 def test_predict__of_folds_averages_the_members(run: Path, store: Path, tmp_path: Path) -> None:
     frame = predict(run, store, tmp_path / "all.parquet", device="cpu")
     each = [predict(folder, store, tmp_path / "one.parquet", device="cpu") for folder in (run / "members").iterdir()]
@@ -142,16 +146,16 @@ def test_predict__of_folds_averages_the_members(run: Path, store: Path, tmp_path
 
 def test_fit_folds__resumed_keeps_what_is_finished(run: Path, store: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in run.glob("members/*/model.safetensors")}
-    again = crossfit.fit_folds(store, run, settings(), folds=3, seeds=2, device="cpu", workers=1, resume=True)
+    again = crossfit.fit_folds(store, run, quick_settings(), folds=3, seeds=2, device="cpu", workers=1, resume=True)
     assert {file: file.stat().st_mtime_ns for file in run.glob("members/*/model.safetensors")} == before
     assert again["spread"].keys() == {"part", "auc_of_seeds", "auc_of_folds", "seeds", "folds"}
     with pytest.raises(FitError, match=r"cannot be resumed.*members"):
-        crossfit.fit_folds(store, run, settings(), folds=4, seeds=2, device="cpu", workers=1, resume=True)
+        crossfit.fit_folds(store, run, quick_settings(), folds=4, seeds=2, device="cpu", workers=1, resume=True)
 
 
 def test_fit_folds__by_centre_holds_out_one_centre_at_a_time(store: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    crossfit.fit_folds(store, folder, settings(), folds=0, seeds=1, by_centre=True, device="cpu", workers=1)
+    crossfit.fit_folds(store, folder, quick_settings(), folds=0, seeds=1, by_centre=True, device="cpu", workers=1)
     for number, centre in ((1, "A"), (2, "B")):
         frame = read_predictions(folder / "members" / f"fold-{number}-seed-0" / "predictions.parquet")
         assert set(frame["centre"][frame["part"] == "test"]) == {centre}
@@ -160,7 +164,7 @@ def test_fit_folds__by_centre_holds_out_one_centre_at_a_time(store: Path, tmp_pa
 
 @pytest.mark.slow
 def test_train_members__in_processes_are_those_trained_here(run: Path, store: Path, tmp_path: Path) -> None:
-    crossfit.fit_folds(store, tmp_path / "run", settings(), folds=3, seeds=2, device="cpu", workers=2)
+    crossfit.fit_folds(store, tmp_path / "run", quick_settings(), folds=3, seeds=2, device="cpu", workers=2)
     one, two = (read_predictions(folder / "predictions.parquet") for folder in (run, tmp_path / "run"))
     np.testing.assert_allclose(one["probability"], two["probability"], rtol=1e-4)
 
@@ -170,10 +174,10 @@ def test_train_members__on_a_cluster_are_those_trained_here(run: Path, store: Pa
     names: list[str] = []
     with (
         hand_made_cluster(tmp_path / "cluster") as cluster,
-        training_pool(str(cluster.file), settings()) as pool,
+        training_pool(str(cluster.file), quick_settings()) as pool,
     ):
         crossfit.fit_folds(
-            store, tmp_path / "run", settings(), folds=3, seeds=2, device="cpu", pool=pool,
+            store, tmp_path / "run", quick_settings(), folds=3, seeds=2, device="cpu", pool=pool,
             done=lambda number, of, name: names.append(name),
         )  # fmt: skip
     assert len(set(names)) == 6
@@ -183,11 +187,11 @@ def test_train_members__on_a_cluster_are_those_trained_here(run: Path, store: Pa
 
 @pytest.mark.slow
 def test_train_members__a_training_that_fails_on_a_cluster_ends_the_rest(store: Path, tmp_path: Path) -> None:
-    broken = settings(tables={"labs": tmp_path / "none.csv"})
+    broken = quick_settings(tables={"labs": tmp_path / "none.csv"})
     split = read_split_of(store)
     with (
         hand_made_cluster(tmp_path / "cluster") as cluster,
-        training_pool(str(cluster.file), settings()) as pool,
+        training_pool(str(cluster.file), quick_settings()) as pool,
         pytest.raises(FitError, match=r"none\.csv"),
     ):
         members.train_members(store, tmp_path / "run", [members.Member("a", broken, split)], device="cpu", pool=pool)
@@ -199,7 +203,7 @@ def read_split_of(store: Path) -> Split:
 
 def test_fit_folds__without_folds_is_refused(store: Path, tmp_path: Path) -> None:
     with pytest.raises(FitError, match="expected two or more"):
-        crossfit.fit_folds(store, tmp_path / "run", settings(), folds=0, seeds=2)
+        crossfit.fit_folds(store, tmp_path / "run", quick_settings(), folds=0, seeds=2)
     assert members.MEMBER_BOOTSTRAP > 0
     assert not (tmp_path / "run").exists()
 
@@ -208,7 +212,7 @@ def test_fit_folds__without_folds_is_refused(store: Path, tmp_path: Path) -> Non
 
 
 def test_ablate__sets_each_against_the_full_model(store: Path, tmp_path: Path) -> None:
-    chosen = settings(split=SplitSettings(test=0.4))
+    chosen = quick_settings(split=SplitSettings(test=0.4))
     table = ablate.ablate(store, tmp_path / "run", chosen, names=("sum", "no-images"), device="cpu", workers=1)
     assert table["ablation"].tolist() == ["full", "no-images", "sum"]
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "run" / "ablations.parquet"), table)
@@ -231,7 +235,7 @@ def test_ablate__sets_each_against_the_full_model(store: Path, tmp_path: Path) -
 
 def test_ablate__names_what_there_is(store: Path, tmp_path: Path) -> None:
     with pytest.raises(FitError, match="expected some of full, radiology-only"):
-        ablate.ablate(store, tmp_path / "run", settings(), names=("nonsense",))
+        ablate.ablate(store, tmp_path / "run", quick_settings(), names=("nonsense",))
 
 
 def test_predict__of_ablations_is_refused(store: Path, tmp_path: Path) -> None:

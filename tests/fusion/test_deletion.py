@@ -12,7 +12,18 @@ from packs import make_packed
 from mumo.config import FitSettings, ModelSettings, Settings, SplitSettings
 from mumo.fusion import train
 from mumo.fusion.attribution import Probe, unit_parts, word_parts
-from mumo.fusion.deletion import COUNTS, Move, curves, deletion, one_way, randomised, rank_correlation
+from mumo.fusion.deletion import (
+    COUNTS,
+    Move,
+    curves,
+    deletion,
+    likeness,
+    likeness_by_chance,
+    one_way,
+    randomised,
+    rank_correlation,
+)
+from mumo.fusion.model import MuMo
 from mumo.stores.packed import Packed
 
 BAGS = 12
@@ -129,10 +140,47 @@ def test_randomised__gives_another_map_and_leaves_the_generator_alone(
     assert np.mean(strange) < 0.5
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_randomised__is_never_the_model_that_training_began_with(
+    trained: tuple[train.Prepared, torch.nn.Module], seed: int
+) -> None:
+    prepared, _ = trained
+    settings = ModelSettings(width=16, heads=2, feed_forward=16)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # as training with `fit.seed` does
+        began = MuMo(prepared.layout, settings)
+    for number in range(5):
+        other = randomised(prepared.layout, settings, number)
+        for own, strange in zip(began.parameters(), other.parameters(), strict=True):
+            if own.dim() > 1:
+                assert not torch.equal(own, strange)
+
+
+def test_randomised__models_differ_and_come_again(trained: tuple[train.Prepared, torch.nn.Module]) -> None:
+    layout, settings = trained[0].layout, ModelSettings(width=16, heads=2, feed_forward=16)
+    first, second, again = (randomised(layout, settings, number).risk.weight for number in (0, 1, 0))
+    assert torch.equal(first, again) and not torch.equal(first, second)
+
+
 def test_rank_correlation__is_undefined_for_constant_and_tiny_maps() -> None:
     assert np.isnan(rank_correlation(np.ones(5), np.arange(5.0)))
     assert np.isnan(rank_correlation(np.arange(2.0), np.arange(2.0)))
     assert rank_correlation(np.array([1.0, 2, 3, 9]), np.array([0.0, 0.1, 0.2, 0.3])) == pytest.approx(1)
+
+
+def test_likeness__of_a_map_and_its_reverse_is_one() -> None:
+    values = np.array([[0.3, -1.0], [2.0, 0.1]])
+    assert likeness(values, values) == likeness(values, -values) == pytest.approx(1)
+    assert np.isnan(likeness(values, np.zeros((2, 2))))
+
+
+def test_likeness_by_chance__is_the_mean_over_all_orders() -> None:
+    """Of three parts, Spearman's correlation over the six orders is 1, 1/2, 1/2, −1/2, −1/2, −1; of many it nears 0."""
+    rng = np.random.default_rng(0)
+    assert likeness_by_chance(3, draws=4000, rng=rng) == pytest.approx(2 / 3, abs=0.02)
+    # the correlation of n parts in random order has variance 1 / (n − 1), and is nearly normal
+    assert likeness_by_chance(400, draws=500, rng=rng) == pytest.approx(np.sqrt(2 / np.pi / 399), rel=0.1)
+    assert np.isnan(likeness_by_chance(2, draws=3, rng=rng))
 
 
 def test_one_way__makes_the_heavier_sign_positive() -> None:

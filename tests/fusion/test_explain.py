@@ -16,7 +16,7 @@ from mumo.errors import FitError
 from mumo.fusion import crossfit, train
 from mumo.fusion.checkpoint import load_run
 from mumo.fusion.explain import Explainer
-from mumo.fusion.explained import checks_as_json, curves_of, read_explained, sentences
+from mumo.fusion.explained import VERSION, checks_as_json, curves_of, read_explained, says
 from mumo.fusion.predict import read_predictions
 
 SETTINGS = Settings(
@@ -112,6 +112,10 @@ def test_check__is_computed_of_held_out_patients_with_slides(run: Path, store: P
         assert split[patient] == "test"
         assert explainer.explain(patient).words is not None
     assert checks_as_json(explainer.check(draws=3)) == checks_as_json(checks)
+    for own in checks.likeness.values():
+        assert set(own) == {"weight", "effect", "shuffled"}
+        assert all(len(values) == len(checks.patients) for values in own.values())
+        assert all(0 <= value <= 1 for values in own.values() for value in values if np.isfinite(value))
 
 
 def test_check__of_patients_that_the_run_never_saw(run: Path, tmp_path: Path) -> None:
@@ -130,12 +134,14 @@ def test_read_explained__takes_only_what_is_of_these_weights(
     explainer = Explainer(own, store, device="cpu")
     checks = checks_as_json(explainer.check(draws=2))
     (own / "explain").mkdir()
-    content = {"version": 1, "weights": explainer.digests, "checks": checks}
+    content = {"version": VERSION, "of": "response", "weights": explainer.digests, "checks": checks}
     file = own / "explain" / "explain.json"
     file.write_text(json.dumps(content))
     found = read_explained(own)
     assert len(curves_of(found)) == len(checks["curves"]) > 0
-    assert any("moves the risk by" in line for line in sentences(found["checks"]))
+    said = says(found)
+    assert any("moves the chance of response by" in line for line in said)
+    assert any(line.startswith("Likeness of the maps of words") and "for shuffled maps" in line for line in said)
     file.write_text(json.dumps({**content, "weights": ["0" * 64]}))
     assert read_explained(own) == {}
     assert "is of another run and left out" in caplog.text

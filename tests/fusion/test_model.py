@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from packs import make_packed, without_images
 from torch import Tensor, nn
 
 from mumo.config import ModelSettings
-from mumo.fusion.dataset import Batch, Dataset, ImagingBatch, Layout, fit_scalers, layout_of
-from mumo.fusion.model import Attention, Dropout, Gate, MuMo, Output, Pooling, SelfAttention, SpecificAgnostic
+from mumo.fusion.dataset import Batch, Dataset, ImagingBatch, Layout, ModalityLayout, fit_scalers, layout_of
+from mumo.fusion.model import MuMo, Output, SpecificAgnostic
 from mumo.stores.packed import Packed
 
 SMALL = ModelSettings(width=8, heads=2, feed_forward=12)
@@ -397,35 +398,6 @@ def test_mumo__units_drawn_twice_share_their_work_and_change_neither_output_nor_
         torch.testing.assert_close(gradient, other, rtol=1e-8, atol=1e-8)
 
 
-def test_self_attention__gives_every_repetition_a_dropout_of_its_own() -> None:
-    torch.manual_seed(0)
-    attend = SelfAttention(small(dropout=0.5)).train()
-    out = attend(torch.randn(1, 3, 8), rows=torch.tensor([0, 0]))
-    assert not torch.equal(out[0], out[1])
-
-
-@pytest.mark.parametrize("rate", [0.0, 0.2, 0.4, 0.9])
-def test_dropout__zeroes_the_share_and_keeps_the_mean_and_the_gradient(rate: float) -> None:
-    torch.manual_seed(0)
-    x = torch.ones(333, 1001, requires_grad=True)
-    out = Dropout(rate).train()(x)
-    assert float((out == 0).double().mean()) == pytest.approx(rate, abs=0.005)  # standard error below 0.001
-    torch.testing.assert_close(out[out != 0], torch.full_like(out[out != 0], 1 / (1 - rate)))
-    out.sum().backward()
-    torch.testing.assert_close(x.grad, out.detach())
-
-
-def test_dropout__in_evaluation_is_nothing_and_repeats_with_the_seed() -> None:
-    x, dropout = torch.randn(7, 5), Dropout(0.4)
-    assert dropout.eval()(x) is x
-    draws = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        draws.append(dropout.train()(x))
-    assert torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[0], draws[2])
-
-
 # --- invariances ------------------------------------------------------------------------------------------
 
 
@@ -538,62 +510,6 @@ def test_mumo__ignores_what_is_ablated_and_reads_it_otherwise(changes: dict[str,
     assert torch.equal(ablated(batch).logits, ablated(changed(batch, part)).logits)
 
 
-# --- blocks -----------------------------------------------------------------------------------------------
-
-
-def test_attention__equals_torchs() -> None:
-    torch.manual_seed(0)
-    ours, theirs = Attention(8, 2).double(), nn.MultiheadAttention(8, 2, batch_first=True).double()
-    with torch.no_grad():
-        theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key_value.weight]))
-        theirs.in_proj_bias.copy_(torch.cat([ours.query.bias, ours.key_value.bias]))
-        theirs.out_proj.load_state_dict(ours.out.state_dict())
-    queries, tokens = torch.randn(3, 2, 8).double(), torch.randn(3, 5, 8).double()
-    mask = torch.tensor([[1, 1, 0, 1, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1]]).bool()
-    expected, weights = theirs(queries, tokens, tokens, key_padding_mask=~mask)
-    torch.testing.assert_close(ours(queries, tokens, mask), expected)
-    torch.testing.assert_close(ours(queries, tokens), theirs(queries, tokens, tokens)[0])
-    one, looked = ours.looking(queries[:, 0], tokens, mask)
-    torch.testing.assert_close(one, expected[:, 0])
-    torch.testing.assert_close(looked, weights[:, 0])
-
-
-def test_attention__over_an_empty_set_is_zero_with_finite_gradients() -> None:
-    attention = Attention(8, 2)
-    tokens = torch.randn(2, 3, 8, requires_grad=True)
-    mask = torch.tensor([[False, False, False], [True, False, True]])
-    both = attention(tokens, tokens, mask)
-    one, weights = attention.looking(tokens[:, 0], tokens, mask)
-    assert not both[0].any()
-    assert not one[0].any()
-    assert weights[0].tolist() == [0, 0, 0]
-    assert weights[1].sum().item() == pytest.approx(1.0)
-    (both.sum() + one.sum()).backward()
-    assert torch.isfinite(tokens.grad).all()
-
-
-def test_pooling__weights_sum_to_one_over_what_is_there() -> None:
-    pool = Pooling(SMALL).eval()
-    tokens = torch.randn(2, 4, 8)
-    mask = torch.tensor([[True, False, True, True], [False] * 4])
-    pooled, weights = pool(tokens, mask)
-    assert weights.sum(dim=1).tolist() == pytest.approx([1.0, 0.0])
-    assert weights[0, 1] == 0
-    assert not pooled[1].any()
-
-
-def test_gate__gradients_equal_numerical_ones() -> None:
-    gate = Gate(5, 3).double()
-    features = torch.randn(11, 2, 5).half()
-    time = torch.eye(3).double()[torch.arange(11) % 3]
-    names = [name for name, _ in gate.named_parameters()]
-
-    def run(*values: Tensor) -> Tensor:
-        return torch.func.functional_call(gate, dict(zip(names, values, strict=True)), (features, time))
-
-    assert torch.autograd.gradcheck(run, [q.detach().clone().requires_grad_() for q in gate.parameters()])
-
-
 def test_output__weights_sum_to_one_where_something_is_there() -> None:
     packed = make_packed(16)
     model, dataset = build(packed, small())
@@ -624,3 +540,28 @@ def test_mumo__of_the_default_settings_has_the_papers_widths() -> None:
     assert output.agnostic.shape == (4, 2, 128)
     assert output.auxiliary["word"].shape == (4, 64, 4)
     assert output.auxiliary["lesion"].shape == (4, 5)
+
+
+def test_mumo__parameters_have_the_names_that_checkpoints_have() -> None:
+    """A run that was trained once is read for good: names may be added for new parts, never changed."""
+    layout = Layout(
+        (ModalityLayout("pathology", 16, 6, (10, 4, 10)), ModalityLayout("radiology", 16, 6, (2, 7, 3, 5, 4, 2, 2))),
+        (2, 2, 2, 2, 3, 4, 3, 13),
+    )
+    names = (Path(__file__).parents[1] / "data" / "parameters.txt").read_text(encoding="utf-8").split()
+    assert sorted(MuMo(layout, SMALL).state_dict()) == names
+
+
+def test_mumo__parameters_of_other_forms_have_the_names_that_checkpoints_have() -> None:
+    layout = Layout((ModalityLayout("labs", 0, 6, ()),), ())
+    names = list(MuMo(layout, small(inter_fusion="concatenation")).state_dict())
+    table = {name.removeprefix("modalities.0.").rpartition(".")[0] for name in names if name.startswith("modalities")}
+    assert table == {
+        "branch.enter", "branch.attend.norm", "branch.attend.attention.query", "branch.attend.attention.key_value",
+        "branch.attend.attention.out", "branch.pool.score", "branch.feed_forward.block.0",
+        "branch.feed_forward.block.1", "branch.feed_forward.block.3",
+    }  # fmt: skip
+    assert [name for name in names if name.startswith("inter")] == [
+        "inter.missing", "inter.enter.0.weight", "inter.enter.0.bias", "inter.leave.weight", "inter.leave.bias",
+    ]  # fmt: skip
+    assert "no_modality" in MuMo(Layout((), ()), SMALL).state_dict()

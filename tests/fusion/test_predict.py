@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from packs import make_packed, without_images, write_clinical, write_store
@@ -196,5 +197,14 @@ def test_resolve_device__of_an_unknown_device_is_refused(name: str, message: str
 
 
 def test_predict__into_a_folder_is_refused(run: Path, store: Path, tmp_path: Path) -> None:
-    with pytest.raises(FitError, match="is a folder; name the Parquet file"):
+    with pytest.raises(FitError, match="is a folder; name the file to write"):
         predict(run, store, tmp_path, device="cpu")
+
+
+def test_predict__into_a_csv_writes_the_same_numbers_as_text(run: Path, store: Path, tmp_path: Path) -> None:
+    frame = predict(run, store, tmp_path / "out.csv", device="cpu")
+    found = pd.read_csv(tmp_path / "out.csv")
+    assert list(found["patient"]) == list(frame["patient"])
+    np.testing.assert_allclose(found["probability"], frame["probability"])
+    assert found["label"].isna().tolist() == frame["label"].isna().tolist()
+    assert (tmp_path / "out.csv.metrics.json").exists()

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from report_pages import Page, page_of
 from runs import rows_of, write_run
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from mumo.config import Settings
 from mumo.errors import FitError
-from mumo.fusion import checkpoint, crossfit, report
+from mumo.fusion import checkpoint, crossfit, ensembles, report
 from mumo.fusion.runfiles import read_run
+from mumo.pages import rendering
 from mumo.stores import tables
 from mumo.stores.specs import CLINICAL, PREDICTIONS
 
@@ -27,69 +29,6 @@ SECTIONS = {
     "summary", "methods", "patients", "response", "survival", "metrics", "groups", "comparisons", "training", "each",
     "limits", "origin",
 }  # fmt: skip
-VOID = {"meta", "link", "br", "wbr", "hr", "img", "input"}
-
-
-class Page(HTMLParser):
-    """Text, tables, ids, attributes and unbalanced tags of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.attributes: list[tuple[str, str, str | None]] = []
-        self.tags: set[str] = set()
-        self.tables: list[list[list[str]]] = []
-        self.words: list[str] = []
-        self.scripts: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.attributes += [(tag, name, value) for name, value in attrs]
-        self.ids += [value for name, value in attrs if name == "id" and value]
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-        elif tag == "br":
-            self.handle_data(" ")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.handle_endtag(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "script" in self.open:
-            self.scripts.append(data)
-        elif "style" not in self.open:
-            self.words.append(data)
-        if {"td", "th"} & set(self.open) and "tr" in self.open:
-            self.tables[-1][-1][-1] += data
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def table(self, corner: str) -> dict[str, list[str]]:
-        """Rows of the first table with this first cell: first cell → the others."""
-        rows = next(t for t in self.tables if " ".join(t[0][0].split()).startswith(corner))
-        return {" ".join(row[0].split()): [" ".join(cell.split()) for cell in row[1:]] for row in rows}
-
-
-def page_of(run: Path, ablations: Path | None = None) -> Page:
-    return Page(report.write_report(run, ablations).read_text(encoding="utf-8"))
 
 
 def sections(page: Page) -> set[str]:
@@ -104,7 +43,7 @@ def test_write_report__is_self_contained(tmp_path: Path) -> None:
     page = Page(text)
     assert "http" not in re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text).replace("http-equiv", "")
     assert not page.tags & {"img", "iframe", "object", "form", "base"}
-    assert page.scripts == [report.SORTING]
+    assert page.scripts == [rendering.SORTING]
     references = [value for _, name, value in page.attributes if name in ("href", "src", "xlink:href")]
     assert references
     assert all(value == "data:," or (value or "").startswith("#") for value in references)
@@ -127,6 +66,13 @@ def test_write_report__is_the_same_for_the_same_files(tmp_path: Path) -> None:
     assert sorted(path.name for path in run.iterdir() if "report" in path.name) == ["report", "report.html"]
 
 
+@pytest.mark.parametrize(("finished", "said"), [("2026-03-09T23:59:00+00:00", True), ("soon", False), (None, False)])
+def test_write_report__says_when_the_run_was_finished(tmp_path: Path, finished: str | None, said: bool) -> None:
+    page = page_of(write_run(tmp_path / "run", run={"status": "finished", "finished": finished}))
+    assert ("Finished 9 March 2026." in page.text) is said
+    assert ("Finished" in page.text) is said
+
+
 def test_write_report__escapes_everything(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>\"'><b>"
     rows = rows_of(centre=evil, modalities=evil, patient=lambda i: f"{evil}{i}")
@@ -134,7 +80,7 @@ def test_write_report__escapes_everything(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", rows, run=facts, config={evil: {evil: evil}}, split=None)
     text = report.write_report(run).read_text(encoding="utf-8")
     page = Page(text)
-    assert page.scripts == [report.SORTING]
+    assert page.scripts == [rendering.SORTING]
     assert "b" not in page.tags
     assert f"{evil}2" in page.table("Patient")
     assert not any(name.startswith("on") for _, name, _ in page.attributes)
@@ -304,7 +250,8 @@ def test_write_report__describes_patients_and_risk_groups_by_what_is_known(tmp_p
     lines = {" ".join(row[0].split()): row[1:] for row in parts}
     assert lines["male"][0] == "20 (33 %)"
     assert lines["peritoneal metastasis"][0] == "0 (0 %)"
-    assert lines["unknown"][0] == "30"
+    names = [" ".join(row[0].split()) for row in parts]
+    assert parts[names.index("peritoneal metastasis") + 1][:2] == ["unknown", "30"]
     ages = np.array([40.0 + i for i, row in enumerate(rows) if row["part"] == "test"])
     middle = np.median(ages)
     assert lines["age, years: median (quartiles)"][1].startswith(f"{middle:.0f} (")
@@ -365,22 +312,28 @@ def folds_run(folder: Path) -> Path:
     """A run over two folds, whose thresholds part the patients differently."""
     rows = rows_of(40, parts=("test",))
     fold_of = {row["patient"]: "ab"[i % 3 == 0] for i, row in enumerate(rows)}
-    run = write_run(folder, rows, run={"status": "finished", "kind": "ensemble", "folds": 2, "seeds": 2}, split=None)
+    info = {"status": "finished", "kind": "ensemble", "folds": 2, "seeds": 1, "members": ["fold-1", "fold-2"]}
+    run = write_run(folder, rows, run=info, split=None)
     frame = tables.read_table(run / "predictions.parquet", PREDICTIONS).to_pandas()
     found = crossfit.evaluate_pooled(frame, {"a": 0.2, "b": 0.8}, fold_of, Settings())
     areas = {"0": 0.7, "1": 0.8}
-    found["spread"] = {"part": "test", "auc_of_seeds": areas, "seeds": crossfit.summary(list(areas.values()))}
+    found["spread"] = {"part": "test", "auc_of_seeds": areas, "seeds": ensembles.summary(list(areas.values()))}
     checkpoint.write_json(run / "metrics.json", found)
     lines = [f"{patient},{fold}" for patient, fold in fold_of.items()]
     (run / "folds.csv").write_text("\n".join(["patient,fold", *lines]) + "\n")
     (run / "history.jsonl").unlink()
+    for name, areas in (("fold-1", (0.5, 0.7, 0.6)), ("fold-2", (0.6, 0.9))):  # the second one stopped early
+        (run / "members" / name).mkdir(parents=True)
+        history = [{"epoch": e, "train": {"loss": 3.0 - e}, "validation": {"auc": a}} for e, a in enumerate(areas, 1)]
+        text = "".join(json.dumps(line) + "\n" for line in history)
+        (run / "members" / name / "history.jsonl").write_text(text)
     return run
 
 
 def test_write_report__of_folds_uses_the_threshold_of_each_fold(tmp_path: Path) -> None:
     run = folds_run(tmp_path / "run")
     page = page_of(run)
-    assert "2 folds by patient, 2 training(s) each" in page.text
+    assert "2 folds by patient, 1 training(s) each" in page.text
     assert "each fold’s own threshold" in page.text
     assert "lack one of the two labels" not in page.text
     files = read_run(run)
@@ -404,6 +357,15 @@ def test_write_report__of_folds_shows_each_fold_and_the_spread_between_seeds(tmp
     assert "every patient, predicted out of fold" in text
     assert "its own folder below members" in text
     assert "pulls the pooled AUC down" in text
+
+
+def test_write_report__of_an_ensemble_has_learning_curves_of_its_members(tmp_path: Path) -> None:
+    run = folds_run(tmp_path / "run")
+    assert "Means over 2 trainings; bands: lowest to highest." in page_of(run).text
+    found = pd.read_csv(run / "report" / "learning-validation.csv").set_index("epoch")
+    assert found["AUC"].tolist() == pytest.approx([0.55, 0.8, 0.6])
+    assert found["AUC, lowest"].tolist() == pytest.approx([0.5, 0.7, 0.6])
+    assert found["AUC, highest"].tolist() == pytest.approx([0.6, 0.9, 0.6])
 
 
 def test_write_report__of_folds_without_everybodys_fold_is_refused(tmp_path: Path) -> None:
@@ -474,6 +436,78 @@ def test_write_report__leaves_out_ablations_of_an_earlier_store(
     write_ablations(run / "ablations", "e", {})
     assert "Ablations, test patients" not in page_of(run).text
     assert "ablations are of another store and left out" in caplog.text
+
+
+# --- other annotators -------------------------------------------------------------------------------------
+
+
+def write_robustness(run: Path, rows: list[Any], *, weights: bytes = b"weights") -> dict[str, Any]:
+    """What `mumo robustness` leaves: three annotators, of whom the second moves the first test patient's call."""
+    (run / "model.safetensors").write_bytes(b"weights")
+    (run / "robustness").mkdir()
+    test = [row for row in rows if row["part"] == "test"]
+    estimate = {"value": 0.7, "low": 0.5, "high": 0.85, "method": "bootstrap", "reason": ""}
+    summary = {
+        "seed": 0, "share": 0.05, "slides_moved": 11, "lesions_moved": 7, "left_as_drawn": 3, "parts": ["test"],
+        "models": [hashlib.sha256(weights).hexdigest()], "patients": len(test), "labelled": 6, "touched": 2,
+        "calls_changed": 1, "risk_icc": 0.91, "risk_sd": {"median": 0.021, "most": 0.34},
+        "probability_sd": {"median": 0.012, "most": 0.056},
+        "auc": {name: {**estimate, "value": value} for name, value in (("as drawn", 0.7), ("annotator-1", 0.65))},
+    }  # fmt: skip
+    (run / "robustness" / "summary.json").write_text(json.dumps(summary))
+    table = [
+        {"patient": row["patient"], "annotator": name, "part": row["part"], "touched": i < 2, "label": row["label"],
+         "probability": row["probability"] / (1 + number), "risk": row["risk"], "call": 1.0}
+        for i, row in enumerate([*test, *(row for row in rows if row["part"] == "train")])
+        for number, name in enumerate(("as drawn", "annotator-1", "annotator-2"))
+    ]  # fmt: skip
+    pd.DataFrame(table).to_csv(run / "robustness" / "patients.csv", index=False)
+    return summary
+
+
+def test_write_report__shows_how_much_predictions_depend_on_the_annotator(tmp_path: Path) -> None:
+    rows = rows_of(60)
+    run = write_run(tmp_path / "run", rows)
+    summary = write_robustness(run, rows)
+    page = page_of(run)
+    text = page.text
+    assert "Other annotators, test patients" in text
+    assert "Outlines of 11 slides and boxes of 7 lesions were moved at random, by 5 % of their size" in text
+    assert f"2 of {summary['patients']} patients are touched; 3 masks and label images were left as drawn" in text
+    assert "probability varies by 0.012 (median standard deviation; most 0.056), the risk by 0.021 (most 0.340)" in text
+    assert "intraclass correlation of the risk 0.91" in text
+    assert "The call changes in 1 of them" in text
+    table = page.table("Annotator")
+    assert table["Annotator"] == ["AUC of 6 labelled"]
+    assert table["as drawn"] == ["0.700 (0.500–0.850)"]
+    assert table["annotator-1"] == ["0.650 (0.500–0.850)"]
+    assert "Nothing to compare with yet" not in text
+
+
+def test_write_report__the_annotators_figure_has_the_touched_patients_that_count(tmp_path: Path) -> None:
+    rows = rows_of(60)
+    run = write_run(tmp_path / "run", rows)
+    write_robustness(run, rows)
+    text = report.write_report(run).read_text(encoding="utf-8")
+    assert (run / "report" / "annotators.svg").read_text(encoding="utf-8") in text
+    numbers = pd.read_csv(run / "report" / "annotators.csv")
+    touched = [row for row in rows if row["part"] == "test"][:2]
+    assert list(numbers.columns) == ["patient", "as drawn", "annotator-1", "annotator-2"]
+    assert set(numbers["patient"]) == {row["patient"] for row in touched}
+    assert numbers["as drawn"].is_monotonic_increasing
+    own = numbers.set_index("patient")
+    for row in touched:
+        assert own.loc[row["patient"]].tolist() == pytest.approx([row["probability"] / n for n in (1, 2, 3)])
+
+
+def test_write_report__leaves_out_annotators_of_an_earlier_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = rows_of(60)
+    run = write_run(tmp_path / "run", rows)
+    write_robustness(run, rows, weights=b"other weights")
+    assert "Other annotators" not in page_of(run).text
+    assert "robustness/summary.json is of another run and left out" in caplog.text
 
 
 def test_write_report__names_only_predictors_that_somebody_has(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from packs import make_packed, write_store
+from quick_fits import quick_settings, write_quick_store
 
 from mumo.commands.listings import print_metrics
-from mumo.config import FitSettings, ModelSettings, Settings, SplitSettings
+from mumo.config import Settings, SplitSettings
 from mumo.errors import FitError
 from mumo.fusion import baselines, metrics, report, seeds
 from mumo.fusion.predict import predict, read_predictions
@@ -18,18 +18,12 @@ from mumo.fusion.splits import read_split
 
 
 def settings(test: float = 0.3) -> Settings:
-    fit = FitSettings(
-        epochs=1, batch_patients=16, average_best=1, bootstrap=20, bags_per_patient=1, lesions_per_patient=1, seed=3,
-        split=SplitSettings(validation=0.3, test=test),
-    )  # fmt: skip
-    return Settings(model=ModelSettings(width=8, heads=2, feed_forward=8), fit=fit)
+    return quick_settings(seed=3, split=SplitSettings(validation=0.3, test=test))
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("seeds") / "store"
-    write_store(path, make_packed(40, signal=1.0, bags=1, lesions=1))
-    return path
+    return write_quick_store(tmp_path_factory.mktemp("seeds"))
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +116,18 @@ def test_print_metrics__says_what_each_part_was_used_for(run: Path, capsys: pyte
     del found["parts"]["test"]
     print_metrics(found | {"headline": None}, as_json=False)
     assert "nobody was held out from everything" in capsys.readouterr().out
+
+
+def test_fit_many__writes_a_card_of_the_ensemble(run: Path) -> None:
+    card = (run / "MODEL_CARD.md").read_text(encoding="utf-8")
+    found = json.loads((run / "metrics.json").read_text())
+    member = json.loads((run / "members" / "seed-3" / "run.json").read_text())
+    assert "3 models: 3 trainings on one split; seeds 3, 4, 5; store digest " + member["store_digest"] in card
+    area = found["parts"]["test"]["auc"]
+    assert f"| test | {area['value']:.3f} ({area['low']:.3f}–{area['high']:.3f}) |" in card
+    for part, counts in member["patients"].items():
+        assert f"| {part} | {counts['patients']} | {counts['responders']} | {counts['non_responders']} |" in card
+    assert f"that of the mean over the members: {found['threshold']:.3f}." in card
+    spread = found["spread"]["seeds"]
+    assert f"AUC of single seeds, test patients: mean {spread['mean']:.3f}, {spread['low']:.3f} to" in card
+    assert "nan" not in card.lower().split()

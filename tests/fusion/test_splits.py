@@ -21,6 +21,8 @@ from mumo.fusion.splits import (
     draw_folds,
     draw_split,
     fold_split,
+    held_out,
+    least_seen,
     read_split,
     split_for,
     strata_of,
@@ -180,3 +182,24 @@ def test_split_for__of_a_file_that_leaves_patients_out_is_refused(tmp_path: Path
     write_split(Split({"P000": "train", "P001": "validation"}), tmp_path / "split.csv")
     with pytest.raises(FitError, match=r"4 patient\(s\) of the store have no part: P002, P003"):
         split_for(make_packed(6), SplitSettings(file=tmp_path / "split.csv"))
+
+
+def test_least_seen__takes_the_models_that_have_the_patient_in_the_part_they_know_least() -> None:
+    splits = [
+        Split({"A": "train", "B": "validation", "C": "train"}),
+        Split({"A": "test", "B": "train", "C": "train"}),
+        Split({"A": "test", "B": "train"}),
+    ]
+    assert least_seen(splits, "A") == ([1, 2], "test")
+    assert least_seen(splits, "B") == ([0], "validation")
+    assert least_seen(splits, "C") == ([2], "external")  # of a split that does not name the patient
+    assert least_seen(splits, "D") == ([0, 1, 2], "external")
+    assert least_seen(splits[:1], "C") == ([0], "train")
+
+
+def test_held_out__prefers_patients_held_out_from_everything() -> None:
+    assert held_out(["train", "external", "validation", "test"]) == ("test", "external")
+    assert held_out(["train", "external"]) == ("external",)
+    assert held_out(["train", "validation"]) == ("validation",)
+    assert held_out({"train"}) == ("train",)
+    assert held_out([]) == ()

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from mumo.fusion.characteristics import Characteristic
-from mumo.fusion.subgroups import chi_squared, compare, rank_test
+from mumo.fusion.subgroups import chi_squared, compare, holm, rank_test, standardised_difference
 
 NAN = np.nan
 SEX = Characteristic(
@@ -71,3 +71,40 @@ def test_chi_squared__leaves_out_empty_classes_and_says_why_there_is_no_test() -
     assert chi_squared(table).value == pytest.approx(stats.chi2_contingency(table[:, [0, 2]], correction=False).pvalue)
     assert chi_squared(table).method == "χ²"
     assert "fewer than two" in chi_squared(table[:, :1]).reason
+
+
+def test_standardised_difference__of_a_number_is_cohens_d() -> None:
+    first, second = np.array([1.0, 2, 3, 4]), np.array([3.0, 5, 7])
+    d = (second.mean() - first.mean()) / np.sqrt((first.var(ddof=1) + second.var(ddof=1)) / 2)
+    assert standardised_difference([first[:, None], second[:, None]]) == pytest.approx(d)
+    assert standardised_difference([second[:, None], first[:, None]]) == pytest.approx(-d)
+    assert standardised_difference([first[:, None], first[:, None]]) == 0
+
+
+def test_standardised_difference__of_classes_is_the_formula_of_yang_and_dalton() -> None:
+    rng = np.random.default_rng(0)
+    groups = [np.eye(3)[rng.choice(3, size, p=p)] for size, p in ((400, (0.5, 0.3, 0.2)), (300, (0.2, 0.5, 0.3)))]
+    shares = [group.mean(axis=0)[1:] for group in groups]
+    # covariance of multinomial shares, with n − 1 in place of n as samples have it
+    covariances = [(np.diag(p) - np.outer(p, p)) * n / (n - 1) for p, n in zip(shares, (400, 300), strict=True)]
+    gap = shares[1] - shares[0]
+    expected = np.sqrt(gap @ np.linalg.inv((covariances[0] + covariances[1]) / 2) @ gap)
+    assert standardised_difference([group[:, 1:] for group in groups]) == pytest.approx(expected)
+    # which class is left out does not matter, nor a class that nobody has
+    assert standardised_difference([group[:, :2] for group in groups]) == pytest.approx(expected)
+    wider = [np.column_stack([group[:, 1:], np.zeros(len(group))]) for group in groups]
+    assert standardised_difference(wider) == pytest.approx(expected)
+
+
+def test_standardised_difference__is_undefined_without_spread_or_patients() -> None:
+    assert np.isnan(standardised_difference([np.zeros((3, 1)), np.ones((3, 1))]))
+    assert np.isnan(standardised_difference([np.zeros((1, 1)), np.ones((3, 1))]))
+    assert np.isnan(standardised_difference([np.ones((3, 1))]))
+
+
+def test_holm__equals_the_published_procedure() -> None:
+    # Holm 1979: of n p values the smallest is multiplied by n, the next by n − 1, …; never below one before
+    found = holm([0.01, 0.04, NAN, 0.03, 0.005])
+    np.testing.assert_allclose(found, [0.03, 0.06, NAN, 0.06, 0.02])
+    assert holm([]).tolist() == []
+    np.testing.assert_allclose(holm([0.9, 0.8]), [1.0, 1.0])

@@ -5,39 +5,21 @@ from __future__ import annotations
 import base64
 import io
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import pytest
+from made_pages import write_stages
 from PIL import Image
 
-from mumo.stores.records import Failure, Store
+from mumo.stores.records import Store
 from mumo.stores.status import store_status
 from mumo.stores.status_page import write_status_page
 
 
-def add(
-    store: Store, stage: str, item: str, picture: str | None, *, width: int = 40, warnings: tuple[str, ...] = ()
-) -> None:
-    staging = store.begin(stage, item)
-    if picture is not None:
-        pixels = np.random.default_rng(0).integers(0, 255, (30, width, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(staging / picture)
-    (staging / "data.txt").write_text(item)
-    store.commit(stage, item, staging, depends={}, status="ok", summary={"warnings": list(warnings)}, seconds=0.1)
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    store = Store.create(tmp_path / "store")
-    add(store, "tiles", "slide-S1", "quality.png")
-    add(store, "tiles", "slide-S2", "quality.png", width=2000, warnings=("repaired <2> polygons",))
-    add(store, "tiles", "slide-S3", None)
-    add(store, "windows", "ct-C1", None)
-    add(store, "windows", "cohort", "windows.png")
-    add(store, "rois", "ct-C1", "contact.png")
-    store.fail(Failure("tiles", "slide-S9", "f", "SlideError", "cut <short>", attempts=1))
-    return store
+    return write_stages(tmp_path / "store")
 
 
 def page(store: Store, tmp_path: Path, **options: int) -> str:
@@ -59,7 +41,7 @@ def test_page__shows_every_picture_with_warned_items_first(store: Store, tmp_pat
         "Windows: cohort",
         "Lesions: ct-C1",
     ]
-    assert [image.width for _, image in pictures] == [640, 40, 40, 40]
+    assert [image.width for _, image in pictures] == [900, 40, 800, 40]
 
 
 def test_page__says_how_many_pictures_it_leaves_out(store: Store, tmp_path: Path) -> None:
@@ -74,6 +56,13 @@ def test_page__names_failures_and_warnings_as_text(store: Store, tmp_path: Path)
     text = page(store, tmp_path)
     assert "<td>slide-S9</td><td>SlideError: cut &lt;short&gt;</td>" in text
     assert "<td>slide-S2</td><td>repaired &lt;2&gt; polygons</td>" in text
+
+
+def test_page__says_what_an_item_holds_and_when_it_was_written(store: Store, tmp_path: Path) -> None:
+    text = page(store, tmp_path)
+    assert "4 bags, 0.25 µm/px" in text
+    (written,) = re.findall(r'<time datetime="([^"]+)">', text)
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(written)) < timedelta(minutes=5)
 
 
 def test_page__needs_nothing_from_elsewhere(store: Store, tmp_path: Path) -> None:

@@ -38,13 +38,13 @@ def make_packed(
     """A pack of random numbers. `signal` is added to some features, omics and report items of responders.
 
     With `missing`, every pattern of images (both, pathology, radiology, none) occurs, labels, outcomes, report items,
-    omics rows and acquisition times are missing here and there.
+    omics rows and acquisition times are missing here and there. Nobody has CT where there are 0 `lesions`.
     """
     rng = np.random.default_rng(seed)
     names = tuple(f"P{number:03d}" for number in range(patients))
     truth = np.arange(patients) % 2
     patterns = rng.permutation(np.arange(patients) % 4) if missing else np.zeros(patients, dtype=int)
-    has = {"pathology": np.isin(patterns, (0, 1)), "radiology": np.isin(patterns, (0, 2))}
+    has = {"pathology": np.isin(patterns, (0, 1)), "radiology": np.isin(patterns, (0, 2)) & (lesions > 0)}
     labels = np.where(missing & (rng.random(patients) < 0.1), -1, truth).astype("int8")
     days, events = {}, {}
     for endpoint in ("pfs", "os"):
@@ -83,7 +83,7 @@ def _units(
     missing: bool,
 ) -> Units:
     middle, width, omics, most = sizes
-    counts = np.where(has, rng.integers(1, most + 1, len(names)), 0)
+    counts = np.where(has, rng.integers(1, max(most, 1) + 1, len(names)), 0)
     total, of = int(counts.sum()), np.repeat(np.arange(len(names)), counts)
     features = rng.normal(size=(total, middle, width))
     features[:, :, : width // 4] += signal * truth[of][:, None, None]

@@ -70,7 +70,7 @@ def test_explain__every_link_of_every_page_leads_to_a_file(written: Path) -> Non
         links = Links()
         links.feed(page.read_text(encoding="utf-8"))
         for link in links.found:
-            assert link.startswith("data:") or (page.parent / link).is_file(), f"{page.name}: {link}"
+            assert link.startswith(("data:", "#")) or (page.parent / link).is_file(), f"{page.name}: {link}"
 
 
 def test_explain__table_has_every_part_of_every_patient(written: Path) -> None:
@@ -133,6 +133,35 @@ def test_report__shows_the_checks_and_links_to_the_patients(written: Path, run: 
     assert 'href="explain/index.html"' in text and 'href="explain/P000/index.html"' in text
     assert "moves the risk by" in text
     assert (run / "report" / "deletion.csv").is_file() and (run / "report" / "deletion.svg").is_file()
+
+
+def test_explain__of_the_response_says_so_everywhere(written: Path, run: Path, store: Path, tmp_path: Path) -> None:
+    options = dataclasses.replace(PLAIN, target="response", only=(COHORT.patients[0],))
+    said = write_explanations(run, store, tmp_path / "out", SETTINGS, options)
+    assert said["of"] == "response"
+    (patient,) = (tmp_path / "out").glob("*/index.html")
+    for page in (tmp_path / "out" / "index.html", patient):
+        text = page.read_text(encoding="utf-8")
+        assert "predicted chance of response" in text and "raises the risk" not in text
+    frame, risks = (
+        read_table(folder / "explanations.parquet", EXPLANATIONS)
+        .to_pandas()
+        .set_index(["patient", "kind", "item", "name"])
+        for folder in (tmp_path / "out", written)
+    )
+    other = risks.loc[frame.index]
+    same = frame.index.get_level_values("kind").str.contains("weight|prediction")
+    assert frame[same].equals(other[same])  # what was looked at is the same, what it changes is not
+    assert not np.allclose(frame[~same], other[~same])
+
+
+def test_explain__of_a_cohort_without_ct(tmp_path: Path) -> None:
+    packed = make_packed(16, bags=5, lesions=0)
+    write_store(tmp_path / "store", packed)
+    settings = SETTINGS.model_copy(update={"model": SETTINGS.model.model_copy(update={"modalities": ("pathology",)})})
+    train.fit(tmp_path / "store", tmp_path / "run", settings, device="cpu")
+    said = write_explanations(tmp_path / "run", tmp_path / "store", tmp_path / "out", settings, PLAIN)
+    assert len(said["patients"]) == 16
 
 
 def test_explain__again_replaces_its_own_folder_only(run: Path, store: Path, tmp_path: Path) -> None:

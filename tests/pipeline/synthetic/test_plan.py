@@ -123,7 +123,7 @@ def test_stream__is_independent_of_other_names_and_places() -> None:
 
 
 def test_plan_cohort__hot_spots_are_in_the_slides_of_those_who_look_like_responders() -> None:
-    plan = plan_cohort(40, 1, signal=True, hot_spots=True)
+    plan = plan_cohort(40, 1, signal=True, hot_spots=("slides", "ct"))
     looks = {person.patient: person.appearance for person in plan.patients}
     assert len(plan.slides) == len(plan.ct) == 40
     assert {slide.score for slide in plan.slides} == {REST_SCORE}  # the rest of the slides tells nothing
@@ -132,3 +132,6 @@ def test_plan_cohort__hot_spots_are_in_the_slides_of_those_who_look_like_respond
     for study in plan.ct:
         (lesion,) = study.lesions
         assert (lesion.score > 0) == (lesion.shift_hu > 0) == bool(looks[study.patient])
+    only_ct = plan_cohort(40, 1, signal=True, hot_spots=("ct",))
+    assert not only_ct.slides and only_ct.ct == plan.ct
+    assert {person.pattern for person in only_ct.patients} == {"radiology"}

@@ -16,7 +16,7 @@ from mumo.pipeline.synthetic.slides import draw_outline, draw_spot, render_slide
 from mumo.pipeline.synthetic.spots import centre_of_mass, shares_in_spot
 from mumo.pipeline.synthetic.tables import spot_table
 
-PLAN = plan_cohort(8, 4, signal=True, hot_spots=True)
+PLAN = plan_cohort(8, 4, signal=True, hot_spots=("slides", "ct"))
 WITH, WITHOUT = (
     next(slide for slide in PLAN.slides if (slide.spot_score is not None) == there) for there in (True, False)
 )
@@ -78,7 +78,7 @@ def test_write_study__loose_boxes_hold_the_lesion_away_from_their_middle(tmp_pat
 
 
 def test_write_cohort__keeps_the_places_beside_the_truth(tmp_path: Path) -> None:
-    made = write_cohort(tmp_path / "cohort", patients=8, seed=4, hot_spots=True)
+    made = write_cohort(tmp_path / "cohort", patients=8, seed=4, hot_spots=("slides", "ct"))
     spots = pd.read_csv(tmp_path / "cohort" / "hot_spots.csv")
     truth = pd.read_csv(made.truth)
     assert set(spots["patient"]) == set(truth[truth["appearance"] == 1]["patient"])

@@ -1,0 +1,75 @@
+"""What figures rest on: versions of programs, and the settings with which the features of a store were extracted."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..stores.places import Place
+from ..stores.records import Store, changes
+
+STAGES = ("tiles", "rois", "embed", "radiomics", "clinical")
+"""Stages whose settings shape what a model reads; windows have a digest of their own."""
+
+KINDS = ("slide-", "ct-", "cohort")
+"""Prefixes of items; those of one kind share their settings within a stage."""
+
+WITHOUT_EFFECT = ("zstd_level", "max_matrix_mb", "max_voxels", "engine")
+"""Settings of lossless storage, limits and speed, which leave the features as they are."""
+
+
+LIBRARIES = ("numpy", "pandas", "scipy", "scikit-learn", "lifelines")
+"""Libraries, beside torch, that compute figures."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of mumo, Python, torch and `LIBRARIES`."""
+    found = {
+        "mumo": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }  # with the CUDA version
+    return found | {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def extraction_settings(store: Place) -> dict[str, dict[str, Any]]:
+    """Settings of each stage and kind of item (`tiles slide`), from the completion record of one such item."""
+    opened = Store.open(store)
+    found: dict[str, dict[str, Any]] = {}
+    for stage in STAGES:
+        names = sorted(opened.files.names(opened.path / stage / "records"))
+        for prefix in KINDS:
+            name = next((n for n in names if n.startswith(prefix) and n.endswith(".json")), None)
+            record = opened.record(stage, name.removesuffix(".json")) if name else None
+            if record is not None:
+                found[f"{stage} {prefix.rstrip('-')}"] = dict(record.depends.get("settings", {}))
+    return found
+
+
+def differences(expected: Mapping[str, Any] | None, found: Mapping[str, Any]) -> list[str] | None:
+    """Settings that differ, as sentences; None where the model's run does not say its own (an older one).
+
+    Stages that one store does not have are missing parts and no difference.
+    """
+    if expected is None:
+        return None
+    return [
+        f"{stage}: {name} is {_at(found[stage], name)}, the model's {_at(expected[stage], name)}"
+        for stage in expected
+        if stage in found
+        for name in changes(expected[stage], found[stage])
+        if name not in WITHOUT_EFFECT
+    ]
+
+
+def _at(settings: Mapping[str, Any], name: str) -> Any:
+    """The value at a dotted name."""
+    value: Any = settings
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value

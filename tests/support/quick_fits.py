@@ -1,0 +1,25 @@
+"""A small store and settings that train in a moment, for tests of runs of many trainings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from packs import make_packed, write_store
+
+from mumo.config import FitSettings, ModelSettings, Settings
+
+
+def quick_settings(**fit: Any) -> Settings:
+    """One epoch of a narrow model on one bag and one lesion a patient; `fit` gives further fields of that section."""
+    quick: dict[str, Any] = {"epochs": 1, "batch_patients": 16, "average_best": 1, "bootstrap": 20}
+    quick |= {"bags_per_patient": 1, "lesions_per_patient": 1}
+    model = ModelSettings(width=8, heads=2, feed_forward=8)
+    return Settings(model=model, fit=FitSettings(**{**quick, **fit}))
+
+
+def write_quick_store(folder: Path) -> Path:
+    """A store of 40 patients with a signal, one bag and one lesion each, below `folder`."""
+    path = folder / "store"
+    write_store(path, make_packed(40, signal=1.0, bags=1, lesions=1))
+    return path
