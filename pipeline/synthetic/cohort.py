@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import ConfigError
 from .ct import WrittenStudy, write_study
-from .plan import plan_cohort
+from .plan import ImagingSource, plan_cohort
 from .slides import write_slide
 from .tables import HOT_SPOT_SETTINGS_TEXT, SETTINGS_TEXT, cohort_text, spot_table, truth_table, write_tables
 
@@ -33,7 +33,7 @@ def write_cohort(
     patients: int = 120,
     seed: int = 0,
     signal: bool = True,
-    hot_spots: bool = False,
+    hot_spots: Collection[ImagingSource] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> SyntheticCohort:
     """Write a cohort of made-up patients in real formats to `folder`, which must be empty or not there yet.
@@ -42,8 +42,8 @@ def write_cohort(
     come with outcomes that are independent of them. The same arguments give the same pixels and tables. Everything is
     written beside `folder` and moved there at the end, so an interrupted call leaves no cohort.
 
-    With `hot_spots` the signal of slides and CT has a place (see `plan_cohort`), which `hot_spots.csv` names beside the
-    truth table.
+    With `hot_spots` the signal of slides, CT or both has a place (see `plan_cohort`), which `hot_spots.csv` names for
+    slides beside the truth table.
 
     `progress` is called with the number of steps done and the number of all steps.
 

@@ -93,10 +93,17 @@ def write_study(folder: Path, plan: CtPlan, seed: int) -> WrittenStudy:
             lesion_masks[lesion] = f"masks/{plan.ct}_{lesion}.nii.gz"
             one = (volume.labels == number).astype(np.uint8)
             _write_nifti(folder / lesion_masks[lesion], _as_image(one, volume, layout))
-    boxes = {lesion: _box_mm(volume, number) for lesion, number in numbers.items()}
-    if plan.loose_mm:
-        boxes = {lesion: _loosened(boxes[lesion], volume, number, plan, seed) for lesion, number in numbers.items()}
+    boxes = lesion_boxes_mm(plan, volume, seed)
     return WrittenStudy(path, series_uid if plan.second_series else "", mask, lesion_masks, boxes)
+
+
+def lesion_boxes_mm(plan: CtPlan, volume: Volume, seed: int) -> dict[str, tuple[float, ...]]:
+    """Boxes as an annotator would give them, tight or loose as the plan says; see `WrittenStudy.boxes_mm`."""
+    boxes = {lesion.lesion: _box_mm(volume, number) for number, lesion in enumerate(plan.lesions, start=1)}
+    if plan.loose_mm:
+        numbered = enumerate(boxes.items(), start=1)
+        boxes = {lesion: _loosened(box, volume, number, plan, seed) for number, (lesion, box) in numbered}
+    return boxes
 
 
 def _box_mm(volume: Volume, number: int) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ byte and only outcomes differ.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -25,6 +25,7 @@ CENTRES = ("A", "B")
 """Two centres; the CT scanner of the second one adds an offset to all intensities."""
 
 Source = Literal["slides", "ct", "clinical"]
+ImagingSource = Literal["slides", "ct"]
 SEPARATION: Mapping[Source, float] = {"slides": 0.9, "ct": 0.8, "clinical": 0.85}
 """Half the distance between responders' and non-responders' mean scores, in standard deviations."""
 
@@ -146,11 +147,12 @@ class CohortPlan:
     ct: tuple[CtPlan, ...]
 
 
-def plan_cohort(patients: int, seed: int, signal: bool, *, hot_spots: bool = False) -> CohortPlan:
+def plan_cohort(patients: int, seed: int, signal: bool, *, hot_spots: Collection[ImagingSource] = ()) -> CohortPlan:
     """Draw the cohort's patients, slides and CT studies; the same arguments give the same plan.
 
-    With `hot_spots` the signal has a place: every patient has one large slide without annotation, which looks the same
-    for all but for a hot spot in those who look like responders, and one CT study with a lesion in a loose box.
+    With `hot_spots` the cohort has these sources alone, and their signal has a place: every patient has one large slide
+    without annotation, which looks the same for all but for a hot spot in those who look like responders, or one CT
+    study with a lesion in a loose box, or both.
 
     Raises:
         ConfigError: too few patients for every pattern of missing parts, or a negative seed.
@@ -163,8 +165,15 @@ def plan_cohort(patients: int, seed: int, signal: bool, *, hot_spots: bool = Fal
         raise ConfigError(f"synthetic cohort: expected a seed of 0 or more, found {seed}; choose another")
     people = _draw_patients(patients, seed, signal)
     if hot_spots:
-        people = tuple(replace(person, pattern="both") for person in people)
-        return CohortPlan(seed, people, _slides_with_spots(people), _studies_with_loose_boxes(people, seed))
+        slides, ct = "slides" in hot_spots, "ct" in hot_spots
+        pattern: Pattern = "both" if slides and ct else "pathology" if slides else "radiology"
+        people = tuple(replace(person, pattern=pattern) for person in people)
+        return CohortPlan(
+            seed,
+            people,
+            _slides_with_spots(people) if slides else (),
+            _studies_with_loose_boxes(people, seed) if ct else (),
+        )
     return CohortPlan(seed, people, _draw_slides(people, seed), _draw_ct(people, seed))
 
 

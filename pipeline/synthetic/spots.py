@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...config import RoisSettings
-from ..radiology.crops import View, crop_frame, crop_planes
+from ..radiology.crops import Frame, View, crop_frame, crop_planes
 from ..radiology.lesions import IndexBox
-from .anatomy import render_volume
+from .anatomy import Volume, render_volume
 from .plan import CtPlan
 
 Floats = npt.NDArray[np.float64]
@@ -49,15 +49,24 @@ def lesion_in_crop(
         row: the lesion's row of `specs.LESIONS`, which has the box that was given.
     """
     volume = render_volume(plan, seed)
-    origin, spacing = np.array(volume.origin_mm), np.array(volume.spacing_mm)
-    corners = [(np.array(row["box_mm"][part]) - origin) / spacing for part in (slice(0, 3), slice(3, 6))]
-    low, high = np.rint(corners[0]).astype(int), np.rint(corners[1]).astype(int) + 1
-    box = IndexBox((int(low[2]), int(low[1]), int(low[0])), (int(high[2]), int(high[1]), int(high[0])))
     plane = 255 * (volume.labels[row["slice_z"]] == number).astype(np.float32)
-    spacing_yx = (volume.spacing_mm[1], volume.spacing_mm[0])
-    frame = crop_frame(box, spacing_yx, plane.shape, settings)
+    frame, spacing_yx = frame_of_box(volume, row["box_mm"], settings)
     inside: npt.NDArray[np.bool_] = crop_planes(plane[None], frame, View(), spacing_yx, settings.crop_px)[0] > 127
     return inside
+
+
+def frame_of_box(volume: Volume, box_mm: Sequence[float], settings: RoisSettings) -> tuple[Frame, tuple[float, float]]:
+    """Where the crop of a box lies in the volume's axial planes, and the size of a voxel (y, x) in mm.
+
+    Args:
+        box_mm: x, y, z low; x, y, z high, as in `specs.LESIONS`.
+    """
+    origin, spacing = np.array(volume.origin_mm), np.array(volume.spacing_mm)
+    corners = [(np.array(box_mm[part]) - origin) / spacing for part in (slice(0, 3), slice(3, 6))]
+    low, high = np.rint(corners[0]).astype(int), np.rint(corners[1]).astype(int) + 1
+    box = IndexBox((int(low[2]), int(low[1]), int(low[0])), (int(high[2]), int(high[1]), int(high[0])))
+    spacing_yx = (volume.spacing_mm[1], volume.spacing_mm[0])
+    return crop_frame(box, spacing_yx, volume.labels.shape[1:], settings), spacing_yx
 
 
 def centre_of_mass(values: Floats, shape: tuple[int, int]) -> tuple[int, int]:
