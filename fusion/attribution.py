@@ -2,8 +2,9 @@
 
 Two measures stand side by side, because they answer different questions. The *weight* says how much was looked at a
 part (attention and pooling weights, with a sum of 1). The *effect* says by how much the output that is explained (the
-risk, or the response) is higher with the part than without it: everything else stays, the part is left out, and the
-model is asked again (occlusion; Zeiler and Fergus, 2014). A part may be looked at a lot and change nothing.
+risk, or the response) is higher with the part than without it: the part is left out, and the model is asked again
+(occlusion; Zeiler and Fergus, 2014), for bags and lesions beside all or some of the others. A part may be looked at a
+lot and change nothing.
 
 Omics features get integrated gradients (Sundararajan et al., 2017) from the training patients' median, where all
 standardised features are 0; attributions of all features sum to the difference of the outputs.
@@ -11,7 +12,8 @@ standardised features are 0; attributions of all features sum to the difference 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -38,6 +40,13 @@ IG_STEPS = 50
 """Points of the path of integrated gradients (Gauss–Legendre)."""
 
 
+EXACT_UNITS = 6
+"""Bags or lesions of which all sets are asked, 64 at most."""
+
+MIN_ORDERS, MAX_ORDERS, ORDERS_UNITS = 4, 64, 400_000
+"""Orders in which more of them join, drawn; as many as cost about that number of units before the model."""
+
+
 @dataclass(frozen=True, eq=False)
 class Parts:
     """Weights and effects of parts of a patient, in the order of the pack."""
@@ -45,7 +54,8 @@ class Parts:
     weight: Floats
     """Sums to 1 where there are any."""
     effect: Floats
-    """Output with the part less output without it: log hazard for the risk, log odds for the response."""
+    """Of the part on the output, log hazard for the risk and log odds for the response: of words and items, output with
+    it less output without it; of bags, lesions and rows, Shapley values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,11 +230,46 @@ def _copied(entry: ImagingBatch, count: int, tokens: Tensor | None, kept: Tensor
 
 
 def unit_parts(probe: Probe, modality: str) -> Parts:
-    """Bags, lesions or rows of a table: weights of the pooling, and effects of leaving out one [unit]."""
+    """Bags, lesions or rows of a table: weights of the pooling, and effects [unit].
+
+    Effects are Shapley values: by how much the unit moves the output when it joins some of the others, as a mean over
+    all orders in which they may join (Shapley, 1953; Štrumbelj and Kononenko, 2014). They sum to the output less that
+    without any of them. Leaving out one unit alone would not do: of two bags that say the same, neither is missed.
+    Exact for at most `EXACT_UNITS`, else over drawn orders, always the same.
+    """
     count = probe.units(modality)
     weight = probe.weights(f"{modality}/units")[:count]
-    one_less = ~torch.eye(count, dtype=torch.bool, device=probe.batch.labels.device)
-    return Parts(weight, probe.value - probe.without_units(modality, one_less))
+    device = probe.batch.labels.device
+
+    def ask(kept: npt.NDArray[np.bool_]) -> Floats:
+        return probe.without_units(modality, torch.from_numpy(kept).to(device))
+
+    return Parts(weight, _shapley_exact(ask, count) if count <= EXACT_UNITS else _shapley_drawn(ask, count))
+
+
+def _shapley_exact(ask: Callable[[npt.NDArray[np.bool_]], Floats], count: int) -> Floats:
+    """Shapley values [unit] from the outputs of all sets of units."""
+    sets = (np.arange(2**count)[:, None] >> np.arange(count)) & 1 == 1  # (set, unit), the n-th set in binary
+    outputs, sizes = ask(sets), sets.sum(axis=1)
+    values = np.empty(count)
+    for unit in range(count):
+        without = np.flatnonzero(~sets[:, unit])
+        share = [1 / (count * math.comb(count - 1, size)) for size in sizes[without]]
+        values[unit] = share @ (outputs[without + 2**unit] - outputs[without])
+    return values
+
+
+def _shapley_drawn(ask: Callable[[npt.NDArray[np.bool_]], Floats], count: int) -> Floats:
+    """Shapley values [unit] over drawn orders, each with its reverse (Mitchell et al., 2022)."""
+    rng, values = np.random.default_rng(0), np.zeros(count)
+    pairs = int(np.clip(ORDERS_UNITS // (2 * count**2), MIN_ORDERS // 2, MAX_ORDERS // 2))
+    for _ in range(pairs):
+        drawn = rng.permutation(count)
+        for order in (drawn, drawn[::-1]):
+            place = np.argsort(order)
+            outputs = ask(place < np.arange(count + 1)[:, None])  # (number that have joined, unit)
+            values[order] += np.diff(outputs)
+    return values / (2 * pairs)
 
 
 def word_parts(probe: Probe) -> Parts:

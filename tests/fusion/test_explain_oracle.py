@@ -6,6 +6,8 @@ gradients are differences.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -58,6 +60,14 @@ def asked(number: int, target: Target) -> tuple[Probe, Patient, tuple[Array, ...
     return Probe(MODEL, DATASET.whole(np.array([number])), target), *patient_of(PACKED, number)
 
 
+def output_with(
+    name: str, patient: Patient, information: tuple[Array, ...], target: Target, there: frozenset[int]
+) -> float:
+    """The plain model's output for the patient with some of the bags or lesions."""
+    some = patient[name].of(np.isin(np.arange(len(patient[name].features)), list(there)))
+    return PLAIN({**patient, name: some}, information).output(target)
+
+
 def test_explain__outputs_and_weights_are_those_of_the_plain_model() -> None:
     assert set(PACKED.modalities) == {"both", "pathology", "radiology", "none"}
     for number in EVERYONE:
@@ -75,20 +85,24 @@ def test_explain__outputs_and_weights_are_those_of_the_plain_model() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_explain__effects_of_units_are_those_of_patients_without_them(target: Target) -> None:
+def test_explain__effects_of_units_are_means_over_all_orders_in_which_they_join(target: Target) -> None:
     """Of a patient's only bag or lesion as well, whose modality then rests on its report."""
     single = 0
     for number in EVERYONE:
         probe, patient, information = asked(number, target)
-        whole = PLAIN(patient, information).output(target)
         for name, parts in patient.items():
-            if not len(parts.features):
+            count = len(parts.features)
+            if not count:
                 continue
-            single += len(parts.features) == 1
-            expected = [
-                whole - PLAIN({**patient, name: parts.without(unit)}, information).output(target)
-                for unit in range(len(parts.features))
-            ]
+            single += count == 1
+
+            output = functools.cache(functools.partial(output_with, name, patient, information, target))
+            expected = np.zeros(count)
+            orders = list(itertools.permutations(range(count)))
+            for order in orders:
+                for place, unit in enumerate(order):
+                    joined = output(frozenset(order[: place + 1])) - output(frozenset(order[:place]))
+                    expected[unit] += joined / len(orders)
             assert unit_parts(probe, name).effect == NEAR(expected, abs=5e-5)
     assert single
 

@@ -39,4 +39,4 @@ def test_explain__grad_cam_lies_in_lesions_of_held_out_patients(
     found = explain.judge_lesions(tmp_path, settings, "response")
     assert len(found.areas) >= 30 and np.mean(found.areas) < 0.2  # lesions are small, so that it could be elsewhere
     assert np.mean(found.in_lesion[explain.RAISES]) >= 0.85
-    assert np.mean(found.in_lesion["the middle of the crop, for comparison"]) < 0.3
+    assert np.mean(found.in_lesion["the middle of the crop, for comparison"]) < 0.5
