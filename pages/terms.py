@@ -33,8 +33,8 @@ IMPORTANCE = (
     ("Even share", "the weight of a part if the model looked at all alike; 2 × means twice as much"),
     (
         "Effect",
-        "by how much what is predicted, risk or chance of response, is higher with the part than without it, "
-        "everything else as it is",
+        "by how much what is predicted, risk or chance of response, is higher with the part than without it; of bags "
+        "and lesions a mean over all orders in which they may be added (Shapley value)",
     ),
     ("Risk, log hazard", "higher means earlier progression or death; +0.7 doubles the rate of events, −0.7 halves it"),
     ("Chance of response, log odds", "logarithm of p / (1 − p); +0.7 doubles the odds, −0.7 halves them"),

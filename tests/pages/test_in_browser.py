@@ -201,6 +201,32 @@ def test_page__fits_a_phone(opened: Opener, kind: str, folded: bool) -> None:
     assert smallest >= 12
 
 
+BROKEN_WORDS = """
+() => {
+    const found = [];
+    for (const cell of document.querySelectorAll(":is(table:not(.wrap), .steps) :is(td, th)")) {
+        const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+        while (walker.nextNode()) {
+            for (const match of walker.currentNode.data.matchAll(/\\p{L}{3,16}/gu)) {
+                const range = document.createRange();
+                range.setStart(walker.currentNode, match.index);
+                range.setEnd(walker.currentNode, match.index + match[0].length);
+                const lines = new Set([...range.getClientRects()].map(box => Math.round(box.top)));
+                if (lines.size > 1) found.push(match[0]);
+            }
+        }
+    }
+    return found;
+}
+"""
+"""Words of at most 16 letters that run over more than one line, in tables but those of settings with their long names."""
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_page__breaks_no_words_on_a_phone(opened: Opener, kind: str) -> None:
+    assert opened(kind, PHONE).evaluate(BROKEN_WORDS) == []
+
+
 @pytest.mark.parametrize("kind", READ)
 def test_page__prints_without_cutting_figures_or_tables(opened: Opener, kind: str) -> None:
     tab = opened(kind)
