@@ -1,13 +1,14 @@
-"""A backbone that has learnt something: MnasNet 1.0 whose last stages are trained on lesions of other made-up patients.
+"""A backbone that has learnt something: MnasNet 1.0 whose last stages are trained on images of other made-up patients.
 
 ImageNet's weights have to be fetched; these are made on the spot. Everything up to 1/16 of the image's size keeps the
-weights that `random:0` draws, what follows learns to tell lesions of those who look like responders from others. A
-network with the plain means of its last maps, trained so, keeps things in their place without being told where they
-are (Zhou et al. 2016), which drawn weights do not.
+weights that `random:0` draws, what follows learns to tell lesions of those who look like responders from others, or
+words in hot spots from other words. A network with the plain means of its last maps, trained so, keeps things in their
+place without being told where they are (Zhou et al. 2016), which drawn weights do not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import mnasnet1_0
 
-from mumo.config import RoisSettings
+from mumo.config import RoisSettings, TilesSettings
 from mumo.pipeline.networks.backbone import IMAGENET_MEAN, IMAGENET_STD
 from mumo.pipeline.networks.random_weights import randomise
 from mumo.pipeline.radiology.crops import crop_planes, draw_view, neighbouring_slices, windowed
 from mumo.pipeline.synthetic.anatomy import CENTRE_OFFSET_HU, render_volume
 from mumo.pipeline.synthetic.ct import lesion_boxes_mm
 from mumo.pipeline.synthetic.plan import plan_cohort
+from mumo.pipeline.synthetic.slides import draw_outline, draw_spot, render_slide
 from mumo.pipeline.synthetic.spots import frame_of_box
 
 WINDOW_HU = (0.0, 150.0)
@@ -31,6 +33,11 @@ WINDOW_HU = (0.0, 150.0)
 FROZEN = 12
 """The first modules of MnasNet's `layers`, which keep the drawn weights: down to 96 maps of 14 × 14 for 224 px."""
 BATCH = 32
+BACKGROUND = 215
+"""Mean of words with less tissue than that to be learnt from."""
+OTHER_PATIENTS: Mapping[str, int] = {"slides": 30, "ct": 150}
+OTHER_SEED = 1000
+"""Of the cohorts that the backbone is trained on."""
 
 
 def lesion_images(patients: int, seed: int, rois: RoisSettings) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -56,18 +63,44 @@ def lesion_images(patients: int, seed: int, rois: RoisSettings) -> tuple[npt.NDA
     return np.stack(images), np.array(labels)
 
 
+def word_images(patients: int, seed: int, tiles: TilesSettings) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Words (n, y, x, 3) of slides with hot spots, and whether they lie in one; twice as many that do not."""
+    plan, side = plan_cohort(patients, seed, signal=True, hot_spots=("slides",)), tiles.word_px
+    rng = np.random.default_rng(seed)
+    images, labels = [], []
+    for slide in plan.slides:
+        spot = draw_spot(slide, draw_outline(slide, seed)[0], seed)
+        if spot is None:
+            continue
+        pixels = render_slide(slide, seed).pixels
+        rows, columns = pixels.shape[0] // side, pixels.shape[1] // side
+        words = pixels[: rows * side, : columns * side].reshape(rows, side, columns, side, 3).swapaxes(1, 2)
+        words = words.reshape(-1, side, side, 3)
+        y_um, x_um = ((place.ravel() + 0.5) * side * slide.mpp for place in np.indices((rows, columns)))
+        inside = np.hypot(x_um - spot.x_um, y_um - spot.y_um) < spot.radius_um
+        tissue = words.mean(axis=(1, 2, 3)) < BACKGROUND
+        there = np.flatnonzero(inside & tissue)
+        elsewhere = rng.permutation(np.flatnonzero(~inside & tissue))[: 2 * len(there)]
+        images += [words[there], words[elsewhere]]
+        labels += [np.ones(len(there), np.int64), np.zeros(len(elsewhere), np.int64)]
+    return np.concatenate(images), np.concatenate(labels)
+
+
 def write_trained_backbone(
-    file: Path, rois: RoisSettings, *, patients: int = 150, seed: int = 1000, epochs: int = 4
+    file: Path, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], *, seed: int = 0, epochs: int = 4
 ) -> float:
     """Train and write weights of `mnasnet1_0` as safetensors; returns the loss of the last epoch (cross-entropy).
 
     The same arguments give the same weights on the same machine.
+
+    Args:
+        images: (n, y, x, 3).
+        labels: (n,) 0 or 1.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = mnasnet1_0(weights=None, num_classes=2)
         randomise(network, 0)
-        images, labels = lesion_images(patients, seed, rois)
         maps = _maps(network.layers[:FROZEN].eval(), images)
         loss = _train(network.layers[FROZEN:], network.classifier[-1], maps, torch.from_numpy(labels), epochs)
     save_file({name: value.contiguous() for name, value in network.state_dict().items()}, file)

@@ -30,12 +30,12 @@ from mumo.stores.records import Store
 from mumo.stores.specs import BAGS, LESIONS
 from mumo.stores.tables import read_rows
 
-from .backbone import write_trained_backbone
+from .backbone import OTHER_PATIENTS, OTHER_SEED, lesion_images, word_images, write_trained_backbone
 
-SLIDE_PATIENTS, CT_PATIENTS, SEED = 80, 160, 0
+PATIENTS, SEED = 160, 0
 TOP_SHARE = 0.1
 FIT_SEEDS = (0, 1, 2)
-"""Of the model of CT; the split stays."""
+"""Of the model; the split stays."""
 STAGES: Mapping[ImagingSource, tuple[str, ...]] = {
     "slides": ("tiles", "embed", "clinical"),
     "ct": ("windows", "rois", "embed", "clinical"),
@@ -63,38 +63,49 @@ class Found:
         self.hits.setdefault(name, []).append(target in top)
 
 
-def make(folder: Path, source: ImagingSource, patients: int) -> Settings:
+def make(folder: Path, source: ImagingSource, patients: int = PATIENTS) -> Settings:
     """`folder`/cohort, whose signal is in slides or CT; returns settings of a model that reads these alone."""
     made = write_cohort(folder / "cohort", patients=patients, seed=SEED, hot_spots=(source,))
     settings = load_settings(made.settings_file)
     return settings.model_copy(update={"model": settings.model.model_copy(update={"modalities": (MODALITY[source],)})})
 
 
-def extract_and_fit(
-    folder: Path, settings: Settings, source: ImagingSource, store: str = "store", workers: int = 2
-) -> float:
-    """`folder`/`store` and `folder`/`store`-run; returns the AUC of held-out patients."""
+def train_backbone(folder: Path, settings: Settings, source: ImagingSource) -> Settings:
+    """Settings with the weights of a backbone that was trained on images of other patients."""
+    patients, file = OTHER_PATIENTS[source], folder / "trained.safetensors"
+    if source == "slides":
+        images, labels = word_images(patients, OTHER_SEED, settings.tiles)
+    else:
+        images, labels = lesion_images(patients, OTHER_SEED, settings.rois)
+    write_trained_backbone(file, images, labels)
+    return settings.model_copy(update={"embed": settings.embed.model_copy(update={"weights": str(file)})})
+
+
+def fill(folder: Path, settings: Settings, source: ImagingSource, workers: int = 2) -> None:
+    """`folder`/store; what is there with other weights is embedded anew."""
     cohort = load_cohort(folder / "cohort" / "cohort.toml", None, settings.clinical)
+    place = folder / "store"
+    store = Store.open(place) if place.exists() else Store.create(place)
     with make_executor(workers, None, settings) as executor, progress_bars() as bars:
-        extract(cohort, Store.create(folder / store), settings, Choice(STAGES[source]), executor, bars)
-    return refit(folder, settings, store)
+        extract(cohort, store, settings, Choice(STAGES[source]), executor, bars)
 
 
-def refit(folder: Path, settings: Settings, store: str = "store") -> float:
-    """`folder`/`store`-run anew; returns the AUC of held-out patients."""
-    metrics = fit(folder / store, folder / f"{store}-run", settings, device="cpu", force=True)
+def train(folder: Path, settings: Settings, seed: int = 0) -> float:
+    """`folder`/run anew; returns the AUC of held-out patients."""
+    seeded = settings.model_copy(update={"fit": settings.fit.model_copy(update={"seed": seed})})
+    metrics = fit(folder / "store", folder / "run", seeded, device="cpu", force=True)
     value: float = metrics["parts"]["test"]["auc"]["value"]
     return value
 
 
-def explainer_of(folder: Path, store: str = "store", target: Target = "risk") -> Explainer:
+def explainer_of(folder: Path, target: Target) -> Explainer:
     """Of the run of a store."""
-    return Explainer(folder / f"{store}-run", folder / store, device="cpu", target=target)
+    return Explainer(folder / "run", folder / "store", device="cpu", target=target)
 
 
 def judge_slides(folder: Path, target: Target) -> Found:
     """Whether maps of held-out patients who look like responders hold the hot spot."""
-    store, explainer = Store.open(folder / "store"), explainer_of(folder, target=target)
+    store, explainer = Store.open(folder / "store"), explainer_of(folder, target)
     spots = pd.read_csv(folder / "cohort" / "hot_spots.csv").set_index("patient")
     found = Found()
     (member,) = explainer.members
@@ -118,20 +129,18 @@ def judge_slides(folder: Path, target: Target) -> Found:
     return found
 
 
-def judge_lesions(
-    folder: Path, settings: Settings, target: Target, store: str = "store", patients: int = CT_PATIENTS
-) -> Found:
+def judge_lesions(folder: Path, settings: Settings, target: Target, patients: int = PATIENTS) -> Found:
     """Whether Grad-CAM's centre of mass lies in the lesion."""
-    opened, explainer = Store.open(folder / store), explainer_of(folder, store, target)
+    store, explainer = Store.open(folder / "store"), explainer_of(folder, target)
     plan = plan_cohort(patients, SEED, signal=True, hot_spots=("ct",))
     looks = {person.patient: person.appearance for person in plan.patients}
-    backbone, average = backbone_of_run(explainer, opened, settings, "cpu"), explainer.average_lesion
+    backbone, average = backbone_of_run(explainer, store, settings, "cpu"), explainer.average_lesion
     found = Found()
     for study in plan.ct:
         if explainer.part(study.patient) != "test" or not looks[study.patient]:
             continue
-        (lesion,) = lesion_maps(opened, explainer.explain(study.patient), backbone, average)
-        (row,) = read_rows(opened.part("rois", lesion.item, "lesions.parquet"), LESIONS)
+        (lesion,) = lesion_maps(store, explainer.explain(study.patient), backbone, average)
+        (row,) = read_rows(store.part("rois", lesion.item, "lesions.parquet"), LESIONS)
         inside = lesion_in_crop(study, SEED, 1, row, settings.rois)
         found.areas.append(float(inside.mean()))
         for name, at in _centres(lesion, inside.shape).items():
@@ -151,45 +160,51 @@ def _centres(lesion: LesionMap, shape: tuple[int, int]) -> dict[str, tuple[int, 
     return {**centres, "the middle of the crop, for comparison": (shape[0] // 2, shape[1] // 2)}
 
 
-def print_slides(folder: Path) -> None:
-    """Figures of slides, for the risk and for the response."""
-    settings = make(folder, "slides", SLIDE_PATIENTS)
-    print(f"explain: slides, AUC of held-out patients {extract_and_fit(folder, settings, 'slides'):.3f}")
+def print_slides(folder: Path, target: Target) -> None:
+    """Figures of the bags of the run."""
+    found = judge_slides(folder, target)
+    print(f"  {target}: {len(found.bags)} held-out patients with the signal, {np.mean(found.bags):.0f} bags each")
+    for name, hits in found.hits.items():
+        share = f"{sum(hits)} of {len(hits)} (chance {np.mean(found.chance):.2f})"
+        print(f"    hot spot in the top 10 % of bags by {name}: {share}")
+
+
+def print_lesions(folder: Path, settings: Settings, target: Target) -> None:
+    """Figures of the lesions of the run."""
+    found = judge_lesions(folder, settings, target)
+    print(f"  {target}: Grad-CAM's centre of mass in the lesion, which takes {np.mean(found.areas):.2f} of the crop")
+    for name, hits in found.in_lesion.items():
+        print(f"    {name}: {sum(hits)} of {len(hits)} patients")
+
+
+def print_source(folder: Path, source: ImagingSource) -> None:
+    """Figures of slides or CT, with a backbone of drawn weights and one that was trained on other patients."""
+    settings = make(folder, source)
+    began = time.perf_counter()
+    trained = train_backbone(folder, settings, source)
+    print(f"explain: a backbone trained on other patients in {time.perf_counter() - began:.0f} s")
     targets: tuple[Target, ...] = ("risk", "response")
-    for target in targets:
-        found = judge_slides(folder, target)
-        print(f"  {target}: {len(found.bags)} held-out patients with the signal, {np.mean(found.bags):.0f} bags each")
-        for name, hits in found.hits.items():
-            chance = np.mean(found.chance)
-            print(f"    hot spot in the top 10 % of bags by {name}: {np.mean(hits):.2f} (chance {chance:.2f})")
-        for line in sentences(checks_as_json(explainer_of(folder, target=target).check()), WORDING[target]):
-            print(f"    {line}")
-
-
-def print_lesions(folder: Path) -> None:
-    """Figures of CT, with a backbone of drawn weights and one that was trained on other patients."""
-    settings = make(folder, "ct", CT_PATIENTS)
-    began, file = time.perf_counter(), folder / "trained.safetensors"
-    write_trained_backbone(file, settings.rois)
-    print(f"explain: a backbone trained on lesions of other patients in {time.perf_counter() - began:.0f} s")
-    trained = settings.model_copy(update={"embed": settings.embed.model_copy(update={"weights": str(file)})})
-    for store, own in {"drawn": settings, "trained": trained}.items():
-        extract_and_fit(folder, own, "ct", store)
+    for weights, own in {"drawn": settings, "trained": trained}.items():
+        fill(folder, own, source)
         for seed in FIT_SEEDS:
-            seeded = own.model_copy(update={"fit": own.fit.model_copy(update={"seed": seed})})
-            auc = refit(folder, seeded, store)
-            print(f"explain: CT, {store} weights, seed {seed}, AUC of held-out patients {auc:.3f}")
-            lesions = judge_lesions(folder, seeded, "response", store)
-            print(f"  Grad-CAM's centre of mass in the lesion, which takes {np.mean(lesions.areas):.2f} of the crop:")
-            for name, hits in lesions.in_lesion.items():
-                print(f"    {name}: {sum(hits)} of {len(hits)} patients")
+            auc = train(folder, own, seed)
+            print(f"explain: {source}, {weights} weights, seed {seed}, AUC of held-out patients {auc:.3f}")
+            for target in targets:
+                if source == "slides":
+                    print_slides(folder, target)
+                else:
+                    print_lesions(folder, own, target)
+    if source == "slides":
+        for target in targets:
+            for line in sentences(checks_as_json(explainer_of(folder, target).check()), WORDING[target]):
+                print(f"    {line}")
 
 
 def main() -> None:
     """Print the figures."""
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as temporary:
-        print_slides(Path(temporary))
-    with tempfile.TemporaryDirectory() as temporary:
-        print_lesions(Path(temporary))
+    sources: tuple[ImagingSource, ...] = ("slides", "ct")
+    for source in sources:
+        with tempfile.TemporaryDirectory() as temporary:
+            print_source(Path(temporary), source)
     print(f"  all {time.perf_counter() - began:.0f} s")

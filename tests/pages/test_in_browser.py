@@ -219,7 +219,7 @@ BROKEN_WORDS = """
     return found;
 }
 """
-"""Words of at most 16 letters that run over more than one line, in tables but those of settings with their long names."""
+"""Words of at most 16 letters that run over more than one line, in tables but those of settings, with long names."""
 
 
 @pytest.mark.parametrize("kind", READ)

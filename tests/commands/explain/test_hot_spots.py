@@ -15,12 +15,14 @@ def test_explain__finds_hot_spots_of_held_out_patients(tmp_path: Path, monkeypat
     monkeypatch.syspath_prepend(str(ROOT))
     from benchmarks import explain
 
-    settings = explain.make(tmp_path, "slides", 60)
-    assert explain.extract_and_fit(tmp_path, settings, "slides") > 0.8  # a model that knows nothing explains nothing
+    settings = explain.train_backbone(tmp_path, explain.make(tmp_path, "slides", 60), "slides")
+    explain.fill(tmp_path, settings, "slides")
+    assert explain.train(tmp_path, settings) > 0.8  # a model that knows nothing explains nothing
     found = explain.judge_slides(tmp_path, "risk")
     assert len(found.bags) >= 10 and np.mean(found.bags) > 30
-    assert np.mean(found.hits["|effect|"]) >= 0.9
-    assert np.mean(found.hits["|effect|, random models"]) < np.mean(found.hits["|effect|"])
+    for measure in ("weight", "|effect|"):
+        assert np.mean(found.hits[measure]) >= 0.9
+        assert np.mean(found.hits[f"{measure}, random models"]) < np.mean(found.hits[measure])
 
 
 @pytest.mark.slow
@@ -29,13 +31,10 @@ def test_explain__grad_cam_lies_in_lesions_of_held_out_patients(
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     from benchmarks import explain
-    from benchmarks.backbone import write_trained_backbone
 
-    settings = explain.make(tmp_path, "ct", explain.CT_PATIENTS)
-    file = tmp_path / "trained.safetensors"
-    write_trained_backbone(file, settings.rois)
-    settings = settings.model_copy(update={"embed": settings.embed.model_copy(update={"weights": str(file)})})
-    assert explain.extract_and_fit(tmp_path, settings, "ct") > 0.9
+    settings = explain.train_backbone(tmp_path, explain.make(tmp_path, "ct"), "ct")
+    explain.fill(tmp_path, settings, "ct")
+    assert explain.train(tmp_path, settings) > 0.9
     found = explain.judge_lesions(tmp_path, settings, "response")
     assert len(found.areas) >= 30 and np.mean(found.areas) < 0.2  # lesions are small, so that it could be elsewhere
     assert np.mean(found.in_lesion[explain.RAISES]) >= 0.85
