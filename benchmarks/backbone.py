@@ -24,7 +24,7 @@ from mumo.pipeline.networks.random_weights import randomise
 from mumo.pipeline.radiology.crops import crop_planes, draw_view, neighbouring_slices, windowed
 from mumo.pipeline.synthetic.anatomy import CENTRE_OFFSET_HU, render_volume
 from mumo.pipeline.synthetic.ct import lesion_boxes_mm
-from mumo.pipeline.synthetic.plan import plan_cohort
+from mumo.pipeline.synthetic.plan import ImagingSource, plan_cohort
 from mumo.pipeline.synthetic.slides import draw_outline, draw_spot, render_slide
 from mumo.pipeline.synthetic.spots import frame_of_box
 
@@ -35,9 +35,10 @@ FROZEN = 12
 BATCH = 32
 BACKGROUND = 215
 """Mean of words with less tissue than that to be learnt from."""
-OTHER_PATIENTS: Mapping[str, int] = {"slides": 30, "ct": 150}
+OTHER_PATIENTS: Mapping[ImagingSource, int] = {"slides": 30, "ct": 150}
+EPOCHS: Mapping[ImagingSource, int] = {"slides": 6, "ct": 4}
 OTHER_SEED = 1000
-"""Of the cohorts that the backbone is trained on."""
+"""Of the cohorts that the backbone is trained on, and of the training."""
 
 
 def lesion_images(patients: int, seed: int, rois: RoisSettings) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -87,7 +88,7 @@ def word_images(patients: int, seed: int, tiles: TilesSettings) -> tuple[npt.NDA
 
 
 def write_trained_backbone(
-    file: Path, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], *, seed: int = 0, epochs: int = 4
+    file: Path, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], epochs: int, seed: int = OTHER_SEED
 ) -> float:
     """Train and write weights of `mnasnet1_0` as safetensors; returns the loss of the last epoch (cross-entropy).
 

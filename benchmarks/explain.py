@@ -30,7 +30,7 @@ from mumo.stores.records import Store
 from mumo.stores.specs import BAGS, LESIONS
 from mumo.stores.tables import read_rows
 
-from .backbone import OTHER_PATIENTS, OTHER_SEED, lesion_images, word_images, write_trained_backbone
+from .backbone import EPOCHS, OTHER_PATIENTS, OTHER_SEED, lesion_images, word_images, write_trained_backbone
 
 PATIENTS, SEED = 160, 0
 TOP_SHARE = 0.1
@@ -77,7 +77,7 @@ def train_backbone(folder: Path, settings: Settings, source: ImagingSource) -> S
         images, labels = word_images(patients, OTHER_SEED, settings.tiles)
     else:
         images, labels = lesion_images(patients, OTHER_SEED, settings.rois)
-    write_trained_backbone(file, images, labels)
+    write_trained_backbone(file, images, labels, EPOCHS[source])
     return settings.model_copy(update={"embed": settings.embed.model_copy(update={"weights": str(file)})})
 
 

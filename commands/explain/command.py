@@ -193,8 +193,16 @@ def _write_patient(
     folder = folder_name(explained.patient, number)
     has_ct = "radiology" in explained.units
     missing = "Grad-CAM was left out of this run of `mumo explain`." if has_ct and backbone is None else ""
+    drawn = backbone is not None and backbone.weights_name.startswith("random:")
     page = write_patient(
-        out / folder, explained, store, explainer.packed, lesions, top=options.top, no_grad_cam=missing
+        out / folder,
+        explained,
+        store,
+        explainer.packed,
+        lesions,
+        top=options.top,
+        no_grad_cam=missing,
+        drawn_weights=drawn,
     )
     table.add(explained.patient, list(table_rows(explained, explainer.packed)))
     return _index_row(explained, folder, page)

@@ -48,6 +48,8 @@ class Page:
     bags: list[dict[str, Any]] = field(default_factory=list)
     lesions: list[dict[str, Any]] = field(default_factory=list)
     no_grad_cam: str = ""
+    drawn_weights: bool = False
+    """Whether the backbone has learnt nothing, so that Grad-CAM is not to be read."""
     items: list[dict[str, Any]] = field(default_factory=list)
     omics: list[dict[str, Any]] = field(default_factory=list)
     thumbnail: str = ""
@@ -67,10 +69,11 @@ def write_patient(
     *,
     top: int,
     no_grad_cam: str = "",
+    drawn_weights: bool = False,
 ) -> Page:
     """Write the folder of a patient, its page last; returns what the page shows."""
     folder.mkdir()
-    page = Page(no_grad_cam=no_grad_cam)
+    page = Page(no_grad_cam=no_grad_cam, drawn_weights=drawn_weights)
     if explained.words is not None:
         _write_slides(folder, explained, store, page, top)
     if lesions:

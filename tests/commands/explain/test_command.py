@@ -237,6 +237,7 @@ def test_explain__of_the_demo_draws_slides_and_lesions(demo: Path, tmp_path: Pat
     said = write_explanations(demo / "run", demo / "store", out, Settings(), Options(only=(both,), checks=False))
     assert said["grad_cam"]
     folder = out / both
+    assert "were drawn at random" in (folder / "index.html").read_text(encoding="utf-8")
     assert sorted(folder.glob("ct-*-lesion-1.png")) and sorted(folder.glob("bag-1.jpg"))
     (viewer,) = folder.glob("slide-*.html")
     text = viewer.read_text(encoding="utf-8")
