@@ -10,19 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from packs import make_packed, write_store
+from quick_fits import ONE_EPOCH
 
-from mumo.config import FitSettings, ModelSettings, Settings
 from mumo.errors import FitError
 from mumo.fusion import crossfit, train
 from mumo.fusion.checkpoint import load_run
 from mumo.fusion.explain import Explainer
 from mumo.fusion.explained import VERSION, checks_as_json, curves_of, read_explained, says
 from mumo.fusion.predict import read_predictions
-
-SETTINGS = Settings(
-    model=ModelSettings(width=16, heads=2, feed_forward=16),
-    fit=FitSettings(epochs=1, batch_patients=8, bags_per_patient=2, lesions_per_patient=2, bootstrap=20),
-)
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +30,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "run"
-    train.fit(store, path, SETTINGS, device="cpu")
+    train.fit(store, path, ONE_EPOCH, device="cpu")
     return path
 
 
 @pytest.fixture(scope="module")
 def ensemble(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("ensemble") / "run"
-    crossfit.fit_folds(store, path, SETTINGS, folds=2, seeds=2, device="cpu", workers=0)
+    crossfit.fit_folds(store, path, ONE_EPOCH, folds=2, seeds=2, device="cpu", workers=0)
     return path
 
 

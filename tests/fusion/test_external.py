@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from packs import make_packed, write_store
+from quick_fits import ONE_EPOCH
 
 from mumo.cli import main
-from mumo.config import FitSettings, ModelSettings, Settings
 from mumo.errors import FitError
 from mumo.fusion import external, report, seeds, train
 from mumo.fusion.checkpoint import load_run, member_folders
@@ -22,10 +22,6 @@ from mumo.fusion.origin import differences, extraction_settings
 from mumo.fusion.predict import predict, read_predictions
 from mumo.stores.packed import Packed
 
-SETTINGS = Settings(
-    model=ModelSettings(width=16, heads=2, feed_forward=16),
-    fit=FitSettings(epochs=1, batch_patients=8, bags_per_patient=2, lesions_per_patient=2, bootstrap=20),
-)
 COHORT = make_packed(24, bags=2, lesions=2)
 
 
@@ -39,7 +35,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "run"
-    train.fit(store, path, SETTINGS, device="cpu")
+    train.fit(store, path, ONE_EPOCH, device="cpu")
     return path
 
 
@@ -159,7 +155,7 @@ def test_member_folders__of_an_external_validation_are_refused(run: Path, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("folds", [0, 2])
 def test_validate__of_an_ensemble_averages_its_members(store: Path, tmp_path: Path, folds: int) -> None:
-    settings = SETTINGS.model_copy(update={"fit": SETTINGS.fit.model_copy(update={"bootstrap": 10})})
+    settings = ONE_EPOCH.model_copy(update={"fit": ONE_EPOCH.fit.model_copy(update={"bootstrap": 10})})
     seeds.fit_many(store, tmp_path / "run", settings, seeds=2, folds=folds, device="cpu", workers=1)
     validate(tmp_path / "run", write_other(tmp_path / "other"), tmp_path / "out", device="cpu")
     facts = facts_of(tmp_path / "out")

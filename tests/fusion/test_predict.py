@@ -14,8 +14,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from packs import make_packed, without_images, write_clinical, write_store
+from quick_fits import ONE_EPOCH
 
-from mumo.config import FitSettings, ModelSettings, Settings
 from mumo.errors import FitError
 from mumo.fusion import train
 from mumo.fusion.checkpoint import load_run
@@ -23,10 +23,6 @@ from mumo.fusion.predict import check_matches, predict, resolve_device
 from mumo.stores.packed import CodeItem, Packed
 from mumo.stores.records import Store
 
-SETTINGS = Settings(
-    model=ModelSettings(width=16, heads=2, feed_forward=16),
-    fit=FitSettings(epochs=1, batch_patients=8, bags_per_patient=2, lesions_per_patient=2, bootstrap=20),
-)
 COHORT = make_packed(20, bags=2, lesions=2)
 
 
@@ -40,7 +36,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "run"
-    train.fit(store, path, SETTINGS, device="cpu")
+    train.fit(store, path, ONE_EPOCH, device="cpu")
     return path
 
 
@@ -163,7 +159,7 @@ def test_predict__ignores_images_that_the_model_was_not_trained_on(
     store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_store(tmp_path / "plain", without_images(COHORT, "radiology"))
-    train.fit(tmp_path / "plain", tmp_path / "run", SETTINGS, device="cpu")
+    train.fit(tmp_path / "plain", tmp_path / "run", ONE_EPOCH, device="cpu")
     with caplog.at_level(logging.WARNING):
         predict(tmp_path / "run", store, tmp_path / "out.parquet", device="cpu")
     assert "trained without images of radiology" in caplog.text

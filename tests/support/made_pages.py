@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from packs import make_packed, write_store
 from PIL import Image
+from quick_fits import ONE_EPOCH
 from runs import rows_of, write_run
 
 from mumo.commands.explain.command import Options, write_explanations
 from mumo.commands.explain.mosaic import SlideBags, put_together
 from mumo.commands.explain.viewer import Tiles, write_viewer
-from mumo.config import FitSettings, ModelSettings, Settings
 from mumo.fusion import report, train
 from mumo.fusion.external import validate
 from mumo.stores.records import Failure, Store
@@ -60,16 +60,12 @@ def write_report_page(folder: Path) -> Path:
 
 def write_explained(folder: Path) -> Path:
     """A run with a report and the explanations of six patients, of a store without pixels; returns the run."""
-    settings = Settings(
-        model=ModelSettings(width=16, heads=2, feed_forward=16),
-        fit=FitSettings(epochs=1, batch_patients=8, bags_per_patient=2, lesions_per_patient=2, bootstrap=20),
-    )
     store, run = folder / "store", folder / "run"
     packed = make_packed(24, bags=5, lesions=2)
     write_store(store, packed)
-    train.fit(store, run, settings, device="cpu")
+    train.fit(store, run, ONE_EPOCH, device="cpu")
     options = Options(grad_cam=False, only=packed.patients[:6])
-    write_explanations(run, store, run / "explain", settings, options)
+    write_explanations(run, store, run / "explain", ONE_EPOCH, options)
     report.write_report(run)
     return run
 

@@ -1,4 +1,4 @@
-"""A small store and settings that train in a moment, for tests of runs of many trainings."""
+"""A small store and settings that train in a moment."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from typing import Any
 from packs import make_packed, write_store
 
 from mumo.config import FitSettings, ModelSettings, Settings
+
+ONE_EPOCH = Settings(
+    model=ModelSettings(width=16, heads=2, feed_forward=16),
+    fit=FitSettings(epochs=1, batch_patients=8, bags_per_patient=2, lesions_per_patient=2, bootstrap=20),
+)
+"""For tests of what is done with a model, whatever it has learnt."""
 
 
 def quick_settings(**fit: Any) -> Settings:

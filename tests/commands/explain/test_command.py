@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 import shapely.geometry
 from packs import make_packed, write_store
+from quick_fits import ONE_EPOCH
 
 from mumo.commands.explain.command import Options, write_explanations
 from mumo.commands.explain.lesions import backbone_of_run
-from mumo.config import FitSettings, ModelSettings, Settings
+from mumo.config import Settings
 from mumo.errors import ConfigError, FitError
 from mumo.fusion import report, train
 from mumo.fusion.explain import Explainer
@@ -25,10 +26,6 @@ from mumo.stores.records import Store
 from mumo.stores.specs import EXPLANATIONS
 from mumo.stores.tables import read_table
 
-SETTINGS = Settings(
-    model=ModelSettings(width=16, heads=2, feed_forward=16),
-    fit=FitSettings(epochs=1, batch_patients=8, bags_per_patient=2, lesions_per_patient=2, bootstrap=20),
-)
 PLAIN = Options(grad_cam=False)
 COHORT = make_packed(16, bags=5, lesions=2)
 
@@ -43,14 +40,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "run"
-    train.fit(store, path, SETTINGS, device="cpu")
+    train.fit(store, path, ONE_EPOCH, device="cpu")
     return path
 
 
 @pytest.fixture(scope="module")
 def written(run: Path, store: Path) -> Path:
     """Explanations in the run's own folder; the store has no pixels."""
-    write_explanations(run, store, run / "explain", SETTINGS, PLAIN)
+    write_explanations(run, store, run / "explain", ONE_EPOCH, PLAIN)
     return run / "explain"
 
 
@@ -137,7 +134,7 @@ def test_report__shows_the_checks_and_links_to_the_patients(written: Path, run: 
 
 def test_explain__of_the_response_says_so_everywhere(written: Path, run: Path, store: Path, tmp_path: Path) -> None:
     options = dataclasses.replace(PLAIN, target="response", only=(COHORT.patients[0],))
-    said = write_explanations(run, store, tmp_path / "out", SETTINGS, options)
+    said = write_explanations(run, store, tmp_path / "out", ONE_EPOCH, options)
     assert said["of"] == "response"
     (patient,) = (tmp_path / "out").glob("*/index.html")
     for page in (tmp_path / "out" / "index.html", patient):
@@ -158,7 +155,7 @@ def test_explain__of_the_response_says_so_everywhere(written: Path, run: Path, s
 def test_explain__of_a_cohort_without_ct(tmp_path: Path) -> None:
     packed = make_packed(16, bags=5, lesions=0)
     write_store(tmp_path / "store", packed)
-    settings = SETTINGS.model_copy(update={"model": SETTINGS.model.model_copy(update={"modalities": ("pathology",)})})
+    settings = ONE_EPOCH.model_copy(update={"model": ONE_EPOCH.model.model_copy(update={"modalities": ("pathology",)})})
     train.fit(tmp_path / "store", tmp_path / "run", settings, device="cpu")
     said = write_explanations(tmp_path / "run", tmp_path / "store", tmp_path / "out", settings, PLAIN)
     assert len(said["patients"]) == 16
@@ -167,18 +164,18 @@ def test_explain__of_a_cohort_without_ct(tmp_path: Path) -> None:
 def test_explain__again_replaces_its_own_folder_only(run: Path, store: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     some = dataclasses.replace(PLAIN, only=("P000", "P001"), checks=False)
-    said = write_explanations(run, store, out, SETTINGS, some)
+    said = write_explanations(run, store, out, ONE_EPOCH, some)
     assert sorted(said["patients"]) == ["P000", "P001"] and said["checks"] is None
-    write_explanations(run, store, out, SETTINGS, dataclasses.replace(some, only=("P002",)))
+    write_explanations(run, store, out, ONE_EPOCH, dataclasses.replace(some, only=("P002",)))
     assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["P002"]
     (out / "explain.json").unlink()
     with pytest.raises(ConfigError, match="is not empty and holds no explanations"):
-        write_explanations(run, store, out, SETTINGS, some)
+        write_explanations(run, store, out, ONE_EPOCH, some)
 
 
 def test_explain__that_fails_leaves_nothing(run: Path, store: Path, tmp_path: Path) -> None:
     with pytest.raises(FitError, match="--only: P999 is no patient of the store"):
-        write_explanations(run, store, tmp_path / "out", SETTINGS, dataclasses.replace(PLAIN, only=("P999",)))
+        write_explanations(run, store, tmp_path / "out", ONE_EPOCH, dataclasses.replace(PLAIN, only=("P999",)))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -190,9 +187,11 @@ def test_explain__patients_with_odd_ids_get_a_number(tmp_path: Path) -> None:
     }
     store, run = tmp_path / "store", tmp_path / "run"
     write_store(store, dataclasses.replace(odd, units=units))
-    train.fit(store, run, SETTINGS, device="cpu")
+    train.fit(store, run, ONE_EPOCH, device="cpu")
     options = dataclasses.replace(PLAIN, only=("Pät/3",), checks=False)
-    assert write_explanations(run, store, tmp_path / "out", SETTINGS, options)["patients"] == {"Pät/3": "patient-00001"}
+    assert write_explanations(run, store, tmp_path / "out", ONE_EPOCH, options)["patients"] == {
+        "Pät/3": "patient-00001"
+    }
     assert "Pät/3" in (tmp_path / "out" / "patient-00001" / "index.html").read_text(encoding="utf-8")
 
 
