@@ -24,7 +24,7 @@ test-fast: $(STAMP)
 
 # The package is the checkout itself, whatever its folder is called: a link gives the type checker the name `mumo`.
 lint: $(STAMP)
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	mkdir -p build/typecheck && ln -sfn "$(CURDIR)" build/typecheck/mumo
 	cd build/typecheck && MYPYPATH=. "$(abspath $(BIN))/mypy" --config-file mumo/pyproject.toml -p mumo

@@ -14,10 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import pages
+import markdown_blocks
 from PIL import Image
 
-RECORDED = pages.DOCS / "recorded"
+RECORDED = markdown_blocks.DOCS / "recorded"
 MAX_SIDE = 1000
 """Pictures are made smaller to this, px."""
 
@@ -34,7 +34,7 @@ PICTURES = {
 
 def main() -> None:
     """Run every block of the tutorial in an empty folder and write `recorded`."""
-    blocks = [block for block in pages.blocks(pages.DOCS / "tutorial.md") if not block.not_run]
+    blocks = [block for block in markdown_blocks.blocks(markdown_blocks.DOCS / "tutorial.md") if not block.not_run]
     with tempfile.TemporaryDirectory() as folder:
         outputs = run(blocks, Path(folder))
         for old in RECORDED.glob("*"):
@@ -47,7 +47,7 @@ def main() -> None:
             _keep_picture(next((Path(folder) / "demo").glob(pattern)), name)
 
 
-def run(blocks: list[pages.Block], folder: Path) -> list[str]:
+def run(blocks: list[markdown_blocks.Block], folder: Path) -> list[str]:
     """What each block prints, run one after the other in one shell in `folder`.
 
     Raises:

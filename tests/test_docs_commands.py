@@ -15,21 +15,25 @@ from doc_workspaces import add_expression, add_second_cohort, make_own_cohort, m
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 
-import pages  # noqa: E402 (a module of the folder `docs`)
+import markdown_blocks  # noqa: E402 (a module of the folder `docs`)
 
 MARK = "@@ next block @@"
 STOP = 'pids=$(jobs -p); [ -z "$pids" ] || kill $pids 2>/dev/null || true; wait 2>/dev/null || true; rm -f cluster.json'
 """After each block: programs that it left running in the background are ended."""
 
 REASONS = ("installs packages", "needs a CUDA device", "needs SLURM", "needs a GPU", "needs the scheduler of")
-RUN = {page.relative_to(pages.DOCS).as_posix(): blocks for page in pages.pages() if (blocks := pages.blocks(page))}
+RUN = {
+    page.relative_to(markdown_blocks.DOCS).as_posix(): blocks
+    for page in markdown_blocks.pages()
+    if (blocks := markdown_blocks.blocks(page))
+}
 
 
-def runnable(page: str) -> list[pages.Block]:
+def runnable(page: str) -> list[markdown_blocks.Block]:
     return [block for block in RUN[page] if not block.not_run]
 
 
-def run_page(page: str, folder: Path, environment: dict[str, str], blocks: list[pages.Block]) -> list[str]:
+def run_page(page: str, folder: Path, environment: dict[str, str], blocks: list[markdown_blocks.Block]) -> list[str]:
     """What each block prints."""
     script = "".join(f"{block.script}\n{STOP}\necho '{MARK}'\n" for block in blocks)
     script = re.sub(r"\b(STORE|RUN)\b", lambda found: found[1].lower(), script)
@@ -65,18 +69,18 @@ def test_pages__blocks_that_are_not_run_have_a_known_reason() -> None:
 
 
 def test_pages__comments_stand_right_before_a_block() -> None:
-    for page in pages.pages():
-        marked = [block for block in pages.blocks(page) if block.not_run or block.needs]
+    for page in markdown_blocks.pages():
+        marked = [block for block in markdown_blocks.blocks(page) if block.not_run or block.needs]
         assert len(re.findall(r"^<!-- (?:not run|needs): ", page.read_text(), flags=re.MULTILINE)) == len(marked), page
 
 
 def test_shape__sees_words_and_not_numbers() -> None:
-    assert pages.shape("tiles: 8 items\n  P0001 both -0.3\nAUC 0.7 (0.5–0.9)\ntiles: 12 items\n") == [
+    assert markdown_blocks.shape("tiles: 8 items\n  P0001 both -0.3\nAUC 0.7 (0.5–0.9)\ntiles: 12 items\n") == [
         "AUC # (#–#)",
         "P#",
         "tiles: # items",
     ]
-    assert pages.shape("tiles: 8 items") != pages.shape("tiles: 8 items, 1 left")
+    assert markdown_blocks.shape("tiles: 8 items") != markdown_blocks.shape("tiles: 8 items, 1 left")
 
 
 @pytest.mark.slow
@@ -87,7 +91,7 @@ def test_page__commands_run(page: str, demo: Path, tmp_path: Path) -> None:
         pytest.skip("every block of the page is marked with a reason")
     needs = {block.needs for block in blocks} - {""}
     if "own cohort" in needs:
-        toml = "\n".join(re.findall(r"```toml\n(.*?)```", (pages.DOCS / page).read_text(), flags=re.DOTALL))
+        toml = "\n".join(re.findall(r"```toml\n(.*?)```", (markdown_blocks.DOCS / page).read_text(), flags=re.DOTALL))
         make_own_cohort(tmp_path, demo, toml)
     else:
         make_workspace(tmp_path, demo, "".join(block.script for block in blocks))
@@ -129,7 +133,9 @@ def test_tutorial__shows_what_its_commands_print(demo: Path, tmp_path: Path) -> 
     compared = 0
     for block, output in zip([first, *others], outputs, strict=True):
         if block.recorded:
-            kept = (pages.DOCS / "recorded" / f"{block.recorded}.txt").read_text(encoding="utf-8")
-            assert pages.shape(output) == pages.shape(kept), f"{block.code}\nrun `python docs/record.py`"
+            kept = (markdown_blocks.DOCS / "recorded" / f"{block.recorded}.txt").read_text(encoding="utf-8")
+            assert markdown_blocks.shape(output) == markdown_blocks.shape(kept), (
+                f"{block.code}\nrun `python docs/record.py`"
+            )
             compared += 1
     assert compared >= 5
