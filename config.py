@@ -102,6 +102,9 @@ class TilesSettings(Section):
     """Largest relative difference between the resolution in the slide and the one in the cohort file."""
     on_mpp_mismatch: Literal["refuse", "warn"] = "refuse"
     """What happens when the two differ by more; `warn` uses the cohort file's."""
+    geojson_origin: Literal["scanned", "level0"] = "scanned"
+    """Where GeoJSON counts from on slides that name a scanned area (MIRAX, Leica SCN): its corner, as QuPath does, or
+    the corner of level 0, as QuPath does with `--no-crop` and other programs do. Holds for files read and written."""
     max_upsampling: PositiveFloat = 1.25
     """A slide whose finest level is coarser than `working_mpp` by more than this factor is refused."""
     max_bags: PositiveInt = 20_000

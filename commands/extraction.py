@@ -192,16 +192,20 @@ def status(
 def export_bags(
     store: StoreFolder,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist or be empty.")],
+    config: ConfigFile = None,
+    assignments: Assignments = None,
 ) -> None:
     """Write the bags of every slide as annotations, to look at over the slide.
 
     Reads STORE; writes OUT/slide-ID.geojson for QuPath and OUT/slide-ID.xml for ASAP. Returns 0, or 2 when OUT is not
     empty.
     """
+    from ..config import load_settings
     from ..pipeline.pathology.export import export_bags as run_export
     from ..stores.records import Store
 
-    typer.echo(f"{len(run_export(Store.open(store), out))} files: {out}")
+    tiles = load_settings(config, assignments or ()).tiles
+    typer.echo(f"{len(run_export(Store.open(store), out, tiles))} files: {out}")
 
 
 def radiomics(

@@ -16,10 +16,11 @@ from ..stores import arrays, tables
 from ..stores.records import Store
 from ..stores.specs import BAG_PIXELS, BAGS, ArraySpec
 from .cohorts.cohort import Cohort, Slide
-from .pathology.annotations import check_frame, check_place, classify, read_annotations
+from .pathology.annotations import GEOJSON_SUFFIXES, check_place, classify, read_annotations
 from .pathology.bags import Colour, recolour, write_recipe
 from .pathology.colours import colour_of, look_at, target_of
 from .pathology.crossings import cannot_be_joined
+from .pathology.geojson_frame import SCANNED_CORNER, to_level0
 from .pathology.layout import Bag, Regions, bag_side_level0, plan_bags
 from .pathology.quality import Sample, sampled, shrink, write_quality
 from .pathology.regions import LABEL_SUFFIXES, PolygonRegions, read_label_regions
@@ -111,6 +112,7 @@ class TilesStage(Stage):
                 "bags": len(bags),
                 "mpp_level0": reader.mpp_level0,
                 "resolution": reader.resolution.source,
+                SCANNED_CORNER: list(reader.scanned_corner_level0),
                 "pixels": tiles.pixels,
                 "warnings": warnings,
             }
@@ -133,6 +135,8 @@ def _item(stage: str, slide: Slide, cohort: Cohort, target: Slide | None, tiles:
     sources = list(slide_sources(slide.path))
     if slide.mpp is None:
         without |= {"mpp_tolerance", "on_mpp_mismatch"}
+    if slide.annotation is None or slide.annotation.suffix.lower() not in GEOJSON_SUFFIXES:
+        without |= {"geojson_origin"}
     if slide.annotation is None:
         without |= {"region_priority"}
     else:
@@ -171,6 +175,7 @@ def _regions(
     if slide.annotation.suffix.lower() in LABEL_SUFFIXES:
         return read_label_regions(slide.annotation, slide.slide, region_classes, reader.size_level0, tiles)
     annotations = read_annotations(slide.annotation, slide.slide, tiles)
+    annotations = to_level0(annotations, slide.annotation, reader.scanned_corner_level0, tiles)
     areas = classify(annotations, region_classes, slide.slide)
     if slide.variation is not None:
         areas = vary_areas(areas, slide.slide, slide.variation)
@@ -182,8 +187,7 @@ def _regions(
             "outlines of regions",
             "Join or simplify the areas.",
         )
-    notes = annotations.notes + check_frame(slide.annotation, reader.scanned_corner_level0)
-    notes += check_place(annotations, reader.size_level0, slide.slide)
+    notes = annotations.notes + check_place(annotations, reader.size_level0, slide.slide)
     return PolygonRegions(areas, reader.size_level0, tiles.region_priority), notes
 
 

@@ -33,7 +33,7 @@ from ..options import (
 )
 
 if TYPE_CHECKING:
-    from ...config import Settings
+    from ...config import Settings, TilesSettings
     from ...fusion.attribution import Target
     from ...fusion.explain import Checks, Explained, Explainer
     from ...fusion.explained import Wording
@@ -76,7 +76,8 @@ def write_explanations(
     Everything is written beside `out` and moved there at the end. A folder with earlier explanations is replaced.
 
     Args:
-        settings: section `embed` names the backbone's weights for Grad-CAM, where the store does not.
+        settings: section `embed` names the backbone's weights for Grad-CAM, where the store does not, and
+            `tiles.geojson_origin` where GeoJSON counts from.
         progress: called with how many patients are done, and of how many; first all, then those of the checks.
 
     Returns:
@@ -108,7 +109,7 @@ def write_explanations(
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     try:
-        said = _write(aside, explainer, store, chosen, backbone, options, progress)
+        said = _write(aside, explainer, store, chosen, backbone, settings.tiles, options, progress)
         if out.exists():
             shutil.rmtree(out)
         aside.rename(out)
@@ -142,6 +143,7 @@ def _write(
     store: Store,
     chosen: Sequence[str],
     backbone: Backbone | None,
+    tiles: TilesSettings,
     options: Options,
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
@@ -152,7 +154,7 @@ def _write(
     with _Table(out / "explanations.parquet") as table:
         for number, patient in enumerate(chosen):
             explained = explainer.explain(patient)
-            row = _write_patient(out, number, explained, explainer, store, backbone, options, table)
+            row = _write_patient(out, number, explained, explainer, store, backbone, tiles, options, table)
             rows.append(row)
             gap, difference = explained.completeness
             largest_gap = max(largest_gap, gap)
@@ -183,6 +185,7 @@ def _write_patient(
     explainer: Explainer,
     store: Store,
     backbone: Backbone | None,
+    tiles: TilesSettings,
     options: Options,
     table: _Table,
 ) -> dict[str, Any]:
@@ -200,6 +203,7 @@ def _write_patient(
         store,
         explainer.packed,
         lesions,
+        tiles,
         top=options.top,
         no_grad_cam=missing,
         drawn_weights=drawn,

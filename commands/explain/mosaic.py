@@ -12,7 +12,9 @@ import numpy.typing as npt
 import zarr
 from PIL import Image
 
+from ...config import TilesSettings
 from ...errors import StoreError
+from ...pipeline.pathology.geojson_frame import geojson_corner_of
 from ...stores import arrays, tables
 from ...stores.records import Store
 from ...stores.specs import BAG_PIXELS, BAGS
@@ -37,6 +39,8 @@ class SlideBags:
     """[bag, y, x, rgb]; none where the store keeps no pixels."""
     mpp: float | None = None
     """µm a pixel of level 0; none where the store does not say."""
+    geojson_corner: tuple[int, int] = (0, 0)
+    """The place (x, y) that GeoJSON calls (0, 0); px of level 0."""
 
     @property
     def corners(self) -> npt.NDArray[np.float64]:
@@ -74,8 +78,8 @@ class SlideBags:
         return np.asarray(image)
 
 
-def open_slide_bags(store: Store, item: str) -> SlideBags:
-    """The bags of a slide item.
+def open_slide_bags(store: Store, item: str, tiles: TilesSettings) -> SlideBags:
+    """The bags of a slide item; `tiles` says where GeoJSON counts from.
 
     Raises:
         StoreError: its parts cannot be read, or its pixels are not those of its table.
@@ -87,8 +91,8 @@ def open_slide_bags(store: Store, item: str) -> SlideBags:
         pixels = arrays.open_array(arrays.open_group(store.part("tiles", item, "pixels.zarr")), BAG_PIXELS)
         if pixels.shape[0] != len(rows):
             raise StoreError(f"tiles/{item}: pixels of {pixels.shape[0]} bags, its table {len(rows)}; extract again")
-    mpp = None if record is None else record.summary.get("mpp_level0")
-    return SlideBags(item, tuple(rows), pixels, mpp)
+    summary = {} if record is None else record.summary
+    return SlideBags(item, tuple(rows), pixels, summary.get("mpp_level0"), geojson_corner_of(summary, tiles))
 
 
 @dataclass(frozen=True, eq=False)

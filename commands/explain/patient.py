@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...config import TilesSettings
 from ...errors import StoreError
 from ...fusion.attribution import Parts
 from ...fusion.explain import Explained
@@ -19,7 +20,7 @@ from ...pages.terms import IMPORTANCE
 from ...stores.packed import Packed
 from ...stores.records import Store, is_safe_id
 from .lesions import LesionMap, write_lesion_maps
-from .mosaic import most_important, open_slide_bags, put_together
+from .mosaic import SlideBags, most_important, open_slide_bags, put_together
 from .pictures import write_bars, write_heat_map, write_image, write_thumbnail
 from .qupath import write_geojson
 from .viewer import DETAILED, Tiles, write_viewer
@@ -66,16 +67,20 @@ def write_patient(
     store: Store,
     packed: Packed,
     lesions: list[LesionMap] | None,
+    tiles: TilesSettings,
     *,
     top: int,
     no_grad_cam: str = "",
     drawn_weights: bool = False,
 ) -> Page:
-    """Write the folder of a patient, its page last; returns what the page shows."""
+    """Write the folder of a patient, its page last; returns what the page shows.
+
+    `tiles` says where GeoJSON counts from.
+    """
     folder.mkdir()
     page = Page(no_grad_cam=no_grad_cam, drawn_weights=drawn_weights)
     if explained.words is not None:
-        _write_slides(folder, explained, store, page, top)
+        _write_slides(folder, explained, store, tiles, page, top)
     if lesions:
         page.lesions = write_lesion_maps(folder, lesions, explained)
     _write_items(folder, explained, packed, page)
@@ -113,7 +118,9 @@ def share(value: float) -> str:
 # --- slides -----------------------------------------------------------------------------------------------
 
 
-def _write_slides(folder: Path, explained: Explained, store: Store, page: Page, top: int) -> None:
+def _write_slides(
+    folder: Path, explained: Explained, store: Store, settings: TilesSettings, page: Page, top: int
+) -> None:
     words, bags = explained.words, explained.units["pathology"]
     assert words is not None
     sources = explained.sources["pathology"]
@@ -122,16 +129,15 @@ def _write_slides(folder: Path, explained: Explained, store: Store, page: Page, 
         rows = [number for number, (source, _) in enumerate(sources) if source == item]
         slide = slice(rows[0], rows[-1] + 1)
         ranks = {order.index(row) + 1: row - rows[0] for row in rows if row in order}
-        _write_slide(folder, explained, store, page, item, slide, ranks, top)
+        _write_slide(folder, explained, open_slide_bags(store, item, settings), page, slide, ranks, top)
     page.bags.sort(key=lambda bag: bag["rank"])
 
 
 def _write_slide(
     folder: Path,
     explained: Explained,
-    store: Store,
+    slide: SlideBags,
     page: Page,
-    item: str,
     rows: slice,
     ranks: dict[int, int],
     top: int,
@@ -139,7 +145,7 @@ def _write_slide(
     """One slide's files. `ranks`: place among the patient's most important bags → bag of this slide."""
     words, units = explained.words, explained.units["pathology"]
     assert words is not None
-    slide = open_slide_bags(store, item)
+    item = slide.item
     weight, effect, bag_effect = words.weight[rows], words.effect[rows], units.effect[rows]
     if len(slide.rows) != len(weight):
         raise StoreError(f"tiles/{item}: {len(slide.rows)} bags, features of {len(weight)}; run `mumo extract all`")

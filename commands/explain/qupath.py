@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 def write_geojson(
     path: Path, bags: SlideBags, weight: Floats, effect: Floats, bag_effect: Floats, ranked: Sequence[int]
 ) -> None:
-    """Write an annotation a bag and a detection a word; coordinates are pixels of level 0.
+    """Write an annotation a bag and a detection a word; pixels of level 0, counted from `bags.geojson_corner`.
 
     Measurements: `weight` (share of 1 over the patient) and `effect` (log hazard or log odds); colours are those of
     effects, orange raises the output, purple lowers it. The most important bags are classified `mumo: important bag`.
@@ -29,15 +29,16 @@ def write_geojson(
         bag_effect: [bag].
         ranked: the most important bags.
     """
+    origin = bags.origin - np.asarray(bags.geojson_corner)
     words = effect.shape[1]
     step = bags.side / round(words**0.5)
     bag_colours, word_colours = _colours(bag_effect), _colours(effect.ravel())
     features: list[dict[str, Any]] = []
-    for bag, corner in enumerate(bags.corners + bags.origin):
+    for bag, corner in enumerate(bags.corners + origin):
         name = "mumo: important bag" if bag in ranked else "mumo: bag"
         measured = {"weight": float(weight[bag].sum()), "effect": float(bag_effect[bag])}
         features.append(_feature("annotation", f"bag {bag}", name, corner, bags.side, bag_colours[bag], measured))
-    for number, corner in enumerate((word_corners(bags, words) + bags.origin).reshape(-1, 2)):
+    for number, corner in enumerate((word_corners(bags, words) + origin).reshape(-1, 2)):
         bag, word = divmod(number, words)
         measured = {"weight": float(weight[bag, word]), "effect": float(effect[bag, word])}
         features.append(

@@ -1,6 +1,6 @@
 """Annotation files: polygons of ASAP (XML) and QuPath (GeoJSON) with the classes of their groups.
 
-Coordinates are pixels of level 0, as both programs write them, but for what `check_frame` says of QuPath.
+Coordinates are those of the file: pixels of level 0, but for what `geojson_frame` says of QuPath.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .slides import SlideError
 NO_GROUP = "None"
 """Group of an annotation that has none; ASAP's own word for it."""
 
-_QUPATH_SUFFIXES = (".geojson", ".json")
+GEOJSON_SUFFIXES = (".geojson", ".json")
 _AREAS_ASAP = {"polygon", "spline", "rectangle"}
 _AREAS_GEOJSON = {"Polygon", "MultiPolygon"}
 _GEOMETRIES_GEOJSON = _AREAS_GEOJSON | {"Point", "MultiPoint", "LineString", "MultiLineString", "GeometryCollection"}
@@ -40,7 +40,7 @@ class Region:
     group: str
     """Name of its group (ASAP) or class (QuPath)."""
     area: BaseGeometry
-    """Valid polygon or multi-polygon, px of level 0."""
+    """Valid polygon or multi-polygon, px at the scale of level 0."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def read_annotations(path: Path, slide: str, settings: TilesSettings) -> Annotat
     Raises:
         SlideError: the file is missing, too large, of another kind, or damaged; or a coordinate is no number.
     """
-    readers = {".xml": _read_asap, **dict.fromkeys(_QUPATH_SUFFIXES, _read_geojson)}
+    readers = {".xml": _read_asap, **dict.fromkeys(GEOJSON_SUFFIXES, _read_geojson)}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise _refused(slide, f"{path.name}", "an ASAP file (.xml) or a QuPath file (.geojson)", "Export it anew.")
@@ -131,21 +131,6 @@ def check_place(annotations: Annotations, size_level0: tuple[int, int], slide: s
     if partly:
         warnings.append(f"annotation: {partly} areas reach over the edge of the slide and are cut there")
     return tuple(warnings)
-
-
-def check_frame(path: Path, scanned_corner_level0: tuple[int, int]) -> tuple[str, ...]:
-    """A warning where QuPath's pixels may not be those of level 0: it cuts slides to the area that their file names.
-
-    So it does with MIRAX and Leica SCN, unless the slide is opened with `--no-crop`; the annotation does not say.
-    """
-    x, y = scanned_corner_level0
-    if path.suffix.lower() not in _QUPATH_SUFFIXES or (x, y) == (0, 0):
-        return ()
-    return (
-        f"annotation: QuPath shows this slide from ({x}, {y}) px of level 0 on and counts from there, unless it was "
-        f"opened with --no-crop; mumo counts from the corner of level 0. Look at quality.png: where the regions lie "
-        f"beside the tissue, draw with --no-crop, or add ({x}, {y}) to all coordinates",
-    )
 
 
 class _Collector:

@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+from ...config import TilesSettings
 from ...errors import ConfigError
 from ...stores import tables
 from ...stores.records import Store
 from ...stores.specs import BAGS
+from .geojson_frame import geojson_corner_of
 from .quality import CLASS_COLOURS
 
 Row = Mapping[str, Any]
 
 
-def export_bags(store: Store, out: Path) -> list[Path]:
+def export_bags(store: Store, out: Path, tiles: TilesSettings) -> list[Path]:
     """Write every slide's bags as `OUT/slide-<id>.geojson` (QuPath) and `.xml` (ASAP); returns the files.
 
-    Coordinates are pixels of level 0. A bag's class becomes its group: `class 0` to `class 3`, or `bag` where the
-    slide has no annotation.
+    Coordinates are pixels of level 0, in GeoJSON counted from where `tiles.geojson_origin` says. A bag's class becomes
+    its group: `class 0` to `class 3`, or `bag` where the slide has no annotation.
 
     Raises:
         ConfigError: `out` exists and is not an empty folder.
@@ -35,18 +37,27 @@ def export_bags(store: Store, out: Path) -> list[Path]:
         if "bags.parquet" not in record.parts:
             continue
         rows = tables.read_rows(store.part("tiles", item, "bags.parquet"), BAGS)
-        for suffix, render in (("geojson", qupath_text), ("xml", asap_text)):
+        corner = geojson_corner_of(record.summary, tiles)
+        for suffix, text in (("geojson", qupath_text(rows, corner)), ("xml", asap_text(rows))):
             files.append(out / f"{item}.{suffix}")
-            files[-1].write_text(render(rows), encoding="utf-8")
+            files[-1].write_text(text, encoding="utf-8")
     return files
 
 
-def qupath_text(rows: Sequence[Row]) -> str:
-    """GeoJSON that QuPath imports: one annotation a bag, with its shares as measurements."""
+def qupath_text(rows: Sequence[Row], corner: tuple[int, int] = (0, 0)) -> str:
+    """GeoJSON that QuPath imports: one annotation a bag, with its shares as measurements.
+
+    `corner`: the place (x, y) that it calls (0, 0), px of level 0.
+    """
+
+    def ring(row: Row) -> list[tuple[float, float]]:
+        points = [(x - corner[0], y - corner[1]) for x, y in corners(row)]
+        return [*points, points[0]]
+
     features = [
         {
             "type": "Feature",
-            "geometry": {"type": "Polygon", "coordinates": [[*corners(row), corners(row)[0]]]},
+            "geometry": {"type": "Polygon", "coordinates": [ring(row)]},
             "properties": {
                 "objectType": "annotation",
                 "name": f"bag {row['bag']}",

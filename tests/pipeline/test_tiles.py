@@ -225,6 +225,7 @@ def test_run__bags_hold_the_pixels_of_their_place(tmp_path: Path) -> None:
         "bags": 2,
         "mpp_level0": 0.5,
         "resolution": "file",
+        "scanned_corner_level0": [0, 0],
         "pixels": "zstd",
         "warnings": [],
     }

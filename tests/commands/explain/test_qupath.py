@@ -70,6 +70,17 @@ def test_write_geojson__bags_and_words_lie_where_the_table_says_in_pixels_of_lev
         assert ring(word).max(axis=0) == pytest.approx([corner[0] + SIDE / 2, corner[1] + SIDE / 2])
 
 
+def test_write_geojson__counts_from_the_corner_of_the_scanned_area(
+    features: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """QuPath cuts MIRAX and Leica SCN slides to the scanned area."""
+    rows = tuple({"x_level0": x, "y_level0": y, "size_level0": SIDE} for x, y in PLACES)
+    bags = SlideBags("slide-S1", rows, None, geojson_corner=(900, 30))
+    write_geojson(tmp_path / "a.geojson", bags, WEIGHT, EFFECT, np.array([0.7, -0.2, 0.0]), [1])
+    for cut, whole in zip(read(tmp_path / "a.geojson"), features, strict=True):
+        np.testing.assert_allclose(ring(cut), ring(whole) - np.array((900, 30)))
+
+
 def test_write_geojson__measurements_are_the_numbers_given(features: list[dict[str, Any]]) -> None:
     measured = [feature["properties"]["measurements"] for feature in features]
     assert all(math.isfinite(value) for own in measured for value in own.values())

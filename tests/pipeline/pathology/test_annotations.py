@@ -18,7 +18,6 @@ from mumo.errors import InputError
 from mumo.pipeline.pathology.annotations import (
     Annotations,
     Region,
-    check_frame,
     check_place,
     classify,
     read_annotations,
@@ -508,16 +507,3 @@ def test_read_annotations__any_json_is_read_or_refused(tmp_path: Path, document:
         read_annotations(path, "S1", TilesSettings())
     except SlideError as error:
         assert error.parts[1] == "annotation"
-
-
-@pytest.mark.parametrize(("name", "corner", "warned"), [
-    ("a.geojson", (1200, 800), True), ("a.json", (0, 800), True), ("a.geojson", (0, 0), False),
-    ("a.xml", (1200, 800), False), ("a.png", (1200, 800), False),
-])  # fmt: skip
-def test_check_frame__warns_of_qupaths_files_on_slides_that_it_cuts(
-    name: str, corner: tuple[int, int], warned: bool
-) -> None:
-    """QuPath's OpenSlide server adds `openslide.bounds-x` and `-y` to what it is asked for, unless `--no-crop`."""
-    notes = check_frame(Path(name), corner)
-    assert len(notes) == warned
-    assert all(f"from ({corner[0]}, {corner[1]}) px of level 0" in note and "--no-crop" in note for note in notes)

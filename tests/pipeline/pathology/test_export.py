@@ -59,7 +59,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.mark.parametrize("suffix", ["xml", "geojson"])
 def test_export_bags__comes_back_through_the_readers(store: Store, tmp_path: Path, suffix: str) -> None:
-    files = export_bags(store, tmp_path / "out")
+    files = export_bags(store, tmp_path / "out", TilesSettings())
     assert sorted(file.name for file in files) == sorted(
         f"slide-S{n}.{s}" for n in (1, 2, 3) for s in ("geojson", "xml")
     )
@@ -75,7 +75,7 @@ def test_export_bags__comes_back_through_the_readers(store: Store, tmp_path: Pat
 
 
 def test_export_bags__qupath_objects_have_names_and_measurements(store: Store, tmp_path: Path) -> None:
-    export_bags(store, tmp_path / "out")
+    export_bags(store, tmp_path / "out", TilesSettings())
     first = json.loads((tmp_path / "out" / "slide-S1.geojson").read_text())["features"][0]["properties"]
     assert first["name"] == "bag 0"
     assert first["measurements"] == {"region_share": 0.75, "tissue_share": 0.5}
@@ -84,4 +84,4 @@ def test_export_bags__qupath_objects_have_names_and_measurements(store: Store, t
 def test_export_bags__folder_with_files_is_left_alone(store: Store, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ConfigError, match="no empty folder"):
-        export_bags(store, tmp_path)
+        export_bags(store, tmp_path, TilesSettings())
