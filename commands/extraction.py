@@ -46,10 +46,10 @@ def demo(
     workers: Workers = None,
     verbose: Verbose = False,
 ) -> None:
-    """Make a small synthetic cohort and run everything on it: extract, fit, report.
+    """Make a small synthetic cohort and run everything on it: extract, fit, explain, report.
 
     Reads nothing; writes DIR/cohort (slides, CT, tables), DIR/store and DIR/run; prints the AUC on held-out patients
-    and where the report is. Takes a few minutes. Returns 0, or 3 when an item failed.
+    and where the report and the explanations are. Takes a few minutes. Returns 0, or 3 when an item failed.
     """
     set_up_logging(verbose)
     from .demo import run_demo
@@ -57,6 +57,7 @@ def demo(
     result = run_demo(folder, patients=patients, seed=seed, signal=not no_signal, workers=worker_count(workers))
     print_reports(result.stages, as_json=False)
     typer.echo(f"AUC on {result.held_out} held-out patients: {result.auc}")
+    typer.echo(f"explanations: {result.explanations}")
     typer.echo(f"report: {result.report}")
     raise typer.Exit(exit_code(result.stages))
 

@@ -27,6 +27,7 @@ PICTURES = {
     "contact": "store/rois/items/ct-C0001/*/contact.png",
     "roc": "run/report/roc.svg",
     "survival": "run/report/survival-test-os.svg",
+    "heat-map": "explained/P0029/slide-S0021.png",
     "stability": "run/report/stability.svg",
 }
 """Name in `recorded` → file below the demo's folder."""

@@ -145,13 +145,23 @@ class Explainer:
         """The part that the patient has in the members that explain it."""
         return self._members(patient)[1]
 
-    def find(self, patients: Sequence[str]) -> list[str]:
-        """These patients in the order of the pack, all where none is named; FitError where one is not there."""
+    def find(self, patients: Sequence[str], *, only_held_out: bool = False) -> list[str]:
+        """These patients in the order of the pack, all where none is named; FitError where one is not there.
+
+        `only_held_out`: of these only patients of the parts that the run's figures are of.
+        """
         strangers = sorted(set(patients) - set(self._place))
         if strangers:
             known = ", ".join(self.packed.patients[:3])
             raise FitError(f"--only: {strangers[0]} is no patient of the store; its patients are {known}, …")
-        return [patient for patient in self.packed.patients if not patients or patient in patients]
+        found = [patient for patient in self.packed.patients if not patients or patient in patients]
+        if not only_held_out:
+            return found
+        parts = held_out({self.part(patient) for patient in self.packed.patients})
+        kept = [patient for patient in found if self.part(patient) in parts]
+        if not kept:
+            raise FitError(f"--held-out: none of the patients that --only names is of the {' or '.join(parts)} part")
+        return kept
 
     def explain(self, patient: str) -> Explained:
         """Everything about one patient."""

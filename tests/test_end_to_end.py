@@ -41,12 +41,17 @@ def test_demo__finds_the_planted_signal_and_writes_everything(demo: Path) -> Non
     output = (demo / "output.txt").read_text()
     assert "AUC on " in output
     assert f"report: {demo}/run/report.html" in output
+    assert f"explanations: {demo}/run/explain/index.html" in output
     metrics = json.loads((demo / "run" / "metrics.json").read_text())
     predictions = pq.read_table(demo / "run" / "predictions.parquet").to_pandas()
     assert len(predictions) == 40
     assert set(predictions["modalities"]) == {"both", "pathology", "radiology", "none"}
     assert metrics["parts"]["train"]["auc"]["value"] > 0.8
     assert all(not Store(demo / "store").failures(stage) for stage in STAGES)
+    said = json.loads((demo / "run" / "explain" / "explain.json").read_text())
+    assert set(said["patients"]) == set(predictions.loc[predictions["part"] == "test", "patient"])
+    report = (demo / "run" / "report.html").read_text()
+    assert all(f'href="explain/{folder}/index.html"' in report for folder in said["patients"].values())
 
 
 def test_demo__names_of_patients_and_paths_reach_no_output(demo: Path) -> None:

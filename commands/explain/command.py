@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -28,8 +28,10 @@ from ..options import (
     StoreFolder,
     Tables,
     Verbose,
+    Workers,
     set_up_logging,
     table_files,
+    worker_count,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from ...pipeline.networks.backbone import Backbone
     from ...stores.places import Place
     from ...stores.records import Store
+    from .drawing import Job
     from .patient import Page
 
 _log = logging.getLogger(__name__)
@@ -53,12 +56,16 @@ class Options:
     """What is explained, and how much of it is drawn."""
 
     only: Sequence[str] = ()
+    held_out: bool = False
+    """Only patients of the parts that the run's figures are of."""
     top: int = TOP
     grad_cam: bool = True
     checks: bool = True
     device: str = "auto"
     allow_other_windows: bool = False
     target: Target = "risk"
+    workers: int = 1
+    """Processes that draw; up to 1: in this process."""
 
 
 def write_explanations(
@@ -101,7 +108,7 @@ def write_explanations(
         target=options.target,
     )
     store = Store.open(place)
-    chosen = explainer.find(options.only)
+    chosen = explainer.find(options.only, only_held_out=options.held_out)
     backbone = _backbone(explainer, store, settings, options)
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -149,13 +156,17 @@ def _write(
 ) -> dict[str, Any]:
     from ...fusion.checkpoint import write_json
     from ...fusion.explained import FILE, VERSION, checks_as_json, wording_of
+    from .drawing import draw
+    from .patient import Drawing, names_of, table_rows
 
     rows, largest_gap, largest_share = [], 0.0, 0.0
+    drawing = Drawing(store, tiles, *names_of(explainer.packed), options.top, _drawn_at_random(backbone))
+    jobs = _jobs(out, explainer, store, chosen, backbone)
     with _Table(out / "explanations.parquet") as table:
-        for number, patient in enumerate(chosen):
-            explained = explainer.explain(patient)
-            row = _write_patient(out, number, explained, explainer, store, backbone, tiles, options, table)
-            rows.append(row)
+        for number, (job, page) in enumerate(draw(jobs, drawing, min(options.workers, len(chosen)))):
+            explained = job.explained
+            table.add(explained.patient, list(table_rows(explained, drawing)))
+            rows.append(_index_row(explained, job.folder.name, page))
             gap, difference = explained.completeness
             largest_gap = max(largest_gap, gap)
             largest_share = max(largest_share, gap / difference if difference else 0.0)
@@ -178,38 +189,22 @@ def _write(
     return said
 
 
-def _write_patient(
-    out: Path,
-    number: int,
-    explained: Explained,
-    explainer: Explainer,
-    store: Store,
-    backbone: Backbone | None,
-    tiles: TilesSettings,
-    options: Options,
-    table: _Table,
-) -> dict[str, Any]:
+def _jobs(
+    out: Path, explainer: Explainer, store: Store, chosen: Sequence[str], backbone: Backbone | None
+) -> Iterator[Job]:
+    """The chosen patients, explained as they are asked for."""
+    from .drawing import Job
     from .lesions import lesion_maps
-    from .patient import folder_name, table_rows, write_patient
+    from .patient import folder_name
 
-    lesions = None if backbone is None else lesion_maps(store, explained, backbone, explainer.average_lesion)
-    folder = folder_name(explained.patient, number)
-    has_ct = "radiology" in explained.units
-    missing = "Grad-CAM was left out of this run of `mumo explain`." if has_ct and backbone is None else ""
-    drawn = backbone is not None and backbone.weights_name.startswith("random:")
-    page = write_patient(
-        out / folder,
-        explained,
-        store,
-        explainer.packed,
-        lesions,
-        tiles,
-        top=options.top,
-        no_grad_cam=missing,
-        drawn_weights=drawn,
-    )
-    table.add(explained.patient, list(table_rows(explained, explainer.packed)))
-    return _index_row(explained, folder, page)
+    for number, patient in enumerate(chosen):
+        explained = explainer.explain(patient)
+        lesions = None if backbone is None else lesion_maps(store, explained, backbone, explainer.average_lesion)
+        yield Job(out / folder_name(patient, number), explained, lesions)
+
+
+def _drawn_at_random(backbone: Backbone | None) -> bool:
+    return backbone is not None and backbone.weights_name.startswith("random:")
 
 
 def _index_row(explained: Explained, folder: str, page: Page) -> dict[str, Any]:
@@ -300,6 +295,9 @@ def explain(
     only: Annotated[
         list[str] | None, typer.Option(metavar="PATIENT", help="Only this patient; may be repeated.")
     ] = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Only patients that the run's figures are of, not those of training.")
+    ] = False,
     of: Annotated[
         Literal["risk", "response"],
         typer.Option(help="The output that is explained: log hazard, or log odds of response."),
@@ -313,6 +311,7 @@ def explain(
     ] = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
+    workers: Workers = None,
     device: Device = "auto",
     table: Tables = None,
     allow_other_windows: OtherWindows = False,
@@ -330,7 +329,17 @@ def explain(
     from ..terminal import item_bar
 
     set_up_logging(verbose)
-    options = Options(tuple(only or ()), top, not no_grad_cam, not no_checks, device, allow_other_windows, of)
+    options = Options(
+        only=tuple(only or ()),
+        held_out=held_out,
+        top=top,
+        grad_cam=not no_grad_cam,
+        checks=not no_checks,
+        device=device,
+        allow_other_windows=allow_other_windows,
+        target=of,
+        workers=worker_count(workers),
+    )
     settings = load_settings(config, assignments or ())
     with item_bar("explain") as bar:
         said = write_explanations(run, store, out, settings, options, tables=table_files(table), progress=bar)
@@ -339,4 +348,5 @@ def explain(
         return
     for line in says(said):
         typer.echo(line)
-    typer.echo(f"{len(said['patients'])} patients: {out / 'index.html'}")
+    count = len(said["patients"])
+    typer.echo(f"{count} patient{'s' if count != 1 else ''}: {out / 'index.html'}")

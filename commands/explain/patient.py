@@ -61,30 +61,45 @@ def folder_name(patient: str, number: int) -> str:
     return patient if is_safe_id(patient) else f"patient-{number + 1:05d}"
 
 
-def write_patient(
-    folder: Path,
-    explained: Explained,
-    store: Store,
-    packed: Packed,
-    lesions: list[LesionMap] | None,
-    tiles: TilesSettings,
-    *,
-    top: int,
-    no_grad_cam: str = "",
-    drawn_weights: bool = False,
-) -> Page:
+@dataclass(frozen=True)
+class Drawing:
+    """What the pages of all patients share."""
+
+    store: Store
+    tiles: TilesSettings
+    """Says where GeoJSON counts from."""
+    items: dict[str, tuple[str, ...]]
+    """Group of codes → names of its items."""
+    omics: dict[str, tuple[str, ...]]
+    """Modality → names of its features."""
+    top: int
+    """Most important bags shown as pictures."""
+    drawn_weights: bool = False
+    """Whether the backbone's weights were drawn at random."""
+
+
+def names_of(packed: Packed) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
+    """Names of report items by group, and of omics features by modality."""
+    items = {group: tuple(item.name for item in codes.items) for group, codes in packed.codes.items()}
+    return items, {modality: units.omics_columns for modality, units in packed.units.items()}
+
+
+def write_patient(folder: Path, explained: Explained, lesions: list[LesionMap] | None, drawing: Drawing) -> Page:
     """Write the folder of a patient, its page last; returns what the page shows.
 
-    `tiles` says where GeoJSON counts from.
+    Args:
+        lesions: Grad-CAM of the patient's lesions; none where it was left out.
     """
     folder.mkdir()
-    page = Page(no_grad_cam=no_grad_cam, drawn_weights=drawn_weights)
+    page = Page(drawn_weights=lesions is not None and drawing.drawn_weights)
+    if lesions is None and "radiology" in explained.units:
+        page.no_grad_cam = "Grad-CAM was left out of this run of `mumo explain`."
     if explained.words is not None:
-        _write_slides(folder, explained, store, tiles, page, top)
+        _write_slides(folder, explained, drawing, page)
     if lesions:
         page.lesions = write_lesion_maps(folder, lesions, explained)
-    _write_items(folder, explained, packed, page)
-    _write_omics(folder, explained, packed, page)
+    _write_items(folder, explained, drawing, page)
+    _write_omics(folder, explained, drawing, page)
     text = render(
         __package__, "patient.html.jinja", scripts=[SORTING] if page.items else [], files=True,
         e=explained, page=page, terms=IMPORTANCE, signed=signed, share=share, power=power,
@@ -118,18 +133,17 @@ def share(value: float) -> str:
 # --- slides -----------------------------------------------------------------------------------------------
 
 
-def _write_slides(
-    folder: Path, explained: Explained, store: Store, settings: TilesSettings, page: Page, top: int
-) -> None:
+def _write_slides(folder: Path, explained: Explained, drawing: Drawing, page: Page) -> None:
     words, bags = explained.words, explained.units["pathology"]
     assert words is not None
     sources = explained.sources["pathology"]
-    order = most_important(np.abs(bags.effect), max(top, DETAILED))
+    order = most_important(np.abs(bags.effect), max(drawing.top, DETAILED))
     for item in dict.fromkeys(source for source, _ in sources):
         rows = [number for number, (source, _) in enumerate(sources) if source == item]
         slide = slice(rows[0], rows[-1] + 1)
         ranks = {order.index(row) + 1: row - rows[0] for row in rows if row in order}
-        _write_slide(folder, explained, open_slide_bags(store, item, settings), page, slide, ranks, top)
+        bags_of_slide = open_slide_bags(drawing.store, item, drawing.tiles)
+        _write_slide(folder, explained, bags_of_slide, page, slide, ranks, drawing.top)
     page.bags.sort(key=lambda bag: bag["rank"])
 
 
@@ -182,14 +196,14 @@ def _write_slide(
 # --- items and features -----------------------------------------------------------------------------------
 
 
-def _write_items(folder: Path, explained: Explained, packed: Packed, page: Page) -> None:
+def _write_items(folder: Path, explained: Explained, drawing: Drawing, page: Page) -> None:
     label = f"effect on the {explained.wording.noun}, {explained.wording.unit}"
     for group, parts in explained.items.items():
         known = parts.weight > 0
         if not known.any():
             continue
-        items = packed.codes[group].items
-        names = [called(items[number].name) for number in np.flatnonzero(known)]
+        items = drawing.items[group]
+        names = [called(items[number]) for number in np.flatnonzero(known)]
         order = np.argsort(-np.abs(parts.effect[known]), kind="stable")
         values = parts.effect[known][order]
         file = f"{group}.png"
@@ -198,10 +212,10 @@ def _write_items(folder: Path, explained: Explained, packed: Packed, page: Page)
         page.items.append({"title": GROUPS.get(group, group), "file": file, "rows": rows})
 
 
-def _write_omics(folder: Path, explained: Explained, packed: Packed, page: Page) -> None:
+def _write_omics(folder: Path, explained: Explained, drawing: Drawing, page: Page) -> None:
     wording = explained.wording
     for modality, values in explained.omics.items():
-        columns, total = packed.units[modality].omics_columns, values.sum(axis=0)
+        columns, total = drawing.omics[modality], values.sum(axis=0)
         order = most_important(np.abs(total), FEATURES_SHOWN)
         file = f"omics-{modality}.png"
         label = f"attribution to the {wording.noun}, {wording.unit}"
@@ -217,7 +231,7 @@ def _write_omics(folder: Path, explained: Explained, packed: Packed, page: Page)
 # --- the table --------------------------------------------------------------------------------------------
 
 
-def table_rows(explained: Explained, packed: Packed) -> Iterator[tuple[str, str, str, float]]:
+def table_rows(explained: Explained, drawing: Drawing) -> Iterator[tuple[str, str, str, float]]:
     """Kind, item, name and value of everything about a patient, see `specs.EXPLANATIONS`."""
     yield "prediction", "", "risk", explained.risk
     yield "prediction", "", "probability", explained.probability
@@ -230,11 +244,11 @@ def table_rows(explained: Explained, packed: Packed) -> Iterator[tuple[str, str,
     if explained.words is not None:
         yield from _word_rows(explained, explained.words)
     for group, parts in explained.items.items():
-        for code, weight, effect in zip(packed.codes[group].items, parts.weight, parts.effect, strict=True):
-            yield "item weight", group, code.name, float(weight)
-            yield "item effect", group, code.name, float(effect)
+        for name, weight, effect in zip(drawing.items[group], parts.weight, parts.effect, strict=True):
+            yield "item weight", group, name, float(weight)
+            yield "item effect", group, name, float(effect)
     for modality, values in explained.omics.items():
-        for name, value in zip(packed.units[modality].omics_columns, values.sum(axis=0), strict=True):
+        for name, value in zip(drawing.omics[modality], values.sum(axis=0), strict=True):
             yield "omics", modality, name, float(value)
 
 

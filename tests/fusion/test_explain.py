@@ -92,6 +92,23 @@ def test_explain__refuses_an_unknown_patient_by_name(run: Path, store: Path) -> 
         Explainer(run, store, device="cpu").find(["P000", "NOBODY"])
 
 
+def test_find__only_held_out_leaves_out_those_of_training(run: Path, store: Path) -> None:
+    explainer = Explainer(run, store, device="cpu")
+    parts = {patient: explainer.part(patient) for patient in explainer.packed.patients}
+    found = explainer.find([], only_held_out=True)
+    assert found == [patient for patient, part in parts.items() if part == "test"]
+    assert 0 < len(found) < len(parts)
+    trained_on = next(patient for patient, part in parts.items() if part == "train")
+    assert explainer.find([found[0], trained_on], only_held_out=True) == [found[0]]
+    with pytest.raises(FitError, match="--held-out: none of the patients that --only names is of the test part"):
+        explainer.find([trained_on], only_held_out=True)
+
+
+def test_find__every_patient_of_folds_is_held_out(ensemble: Path, store: Path) -> None:
+    explainer = Explainer(ensemble, store, device="cpu")
+    assert explainer.find([], only_held_out=True) == list(explainer.packed.patients)
+
+
 def test_explain__refuses_a_store_of_other_features(run: Path, tmp_path: Path) -> None:
     write_store(tmp_path / "other", make_packed(12, width=24))
     with pytest.raises(FitError, match="deep features of width 24, expected 16"):
