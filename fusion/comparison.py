@@ -69,18 +69,21 @@ def independent_delong(first: tuple[ArrayLike, ArrayLike], second: tuple[ArrayLi
         first, second: labels (1 responder, 0 non-responder, NaN or None unknown) and scores of each group.
     """
     method = "DeLong, independent groups"
-    value, variance = 0.0, 0.0
+    value, variance, reason = 0.0, 0.0, ""
     for sign, (labels, scores) in ((1, first), (-1, second)):
         known, kept, _ = _labelled(labels, scores, scores)
-        if reason := why_undefined(known):
-            return Test(Estimate(method=method, reason=reason), math.nan)
+        if undefined := why_undefined(known):
+            return Test(Estimate(method=method, reason=undefined), math.nan)
         parts = placements(known, kept)
         value += sign * float(parts[0].mean())
-        variance += sum(part.var(ddof=1) / len(part) if len(part) > 1 else math.nan for part in parts)
-    if math.isnan(variance):
-        return Test(Estimate(value, method=method, reason="one patient in a class gives no interval"), math.nan)
-    if variance < 1e-24:
-        return Test(Estimate(value, method=method, reason="the difference has no variance"), math.nan)
+        own = sum(part.var(ddof=1) / len(part) if len(part) > 1 else math.nan for part in parts)
+        if math.isnan(own):
+            reason = reason or "one patient in a class gives no interval"
+        elif own < 1e-24:  # an AUC of 0 or 1 is not known without error
+            reason = reason or "DeLong's variance of one of the two AUCs is 0"
+        variance += own
+    if reason:
+        return Test(Estimate(value, method=method, reason=reason), math.nan)
     half = normal_quantile(0.5 + CONFIDENCE / 2) * math.sqrt(variance)
     return Test(Estimate(value, value - half, value + half, method), _two_sided(value / math.sqrt(variance)))
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import FitError
-from .estimates import CONFIDENCE, Estimate, Numbers, bca_estimate, jackknife_influence, numbers, resamples
+from .estimates import Estimate, Numbers, bca_estimate, jackknife_influence, numbers, percentile_estimate, resamples
 
 Flags = NDArray[np.bool_]
 
@@ -74,9 +74,7 @@ def uno(days: ArrayLike, events: ArrayLike, risk: ArrayLike, *, replicates: int,
     if math.isnan(value):
         return Estimate(method=method, reason="no event has a positive chance of being observed")
     drawn = _weighed(resamples(len(time), replicates, seed), time, event, pairs, right)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.nanquantile(drawn, [tail, 1 - tail])
-    return Estimate(value, float(low), float(high), method)
+    return percentile_estimate(value, drawn, method)
 
 
 def _weighed(drawn: Numbers, time: Numbers, event: Flags, pairs: Numbers, right: Numbers) -> Numbers:

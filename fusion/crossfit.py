@@ -29,6 +29,7 @@ from . import checkpoint, metrics, train
 from .card import write_ensemble_card
 from .ensembles import mean_of, open_pack, over_seeds, predictions_of, run_info, summary
 from .members import Member, Training, train_members
+from .origin import windows_fitted_on
 from .predict import prediction_records, save_predictions
 from .splits import centre_folds, draw_folds, fold_split, strata_of
 
@@ -71,7 +72,12 @@ def fit_folds(
     resume = training.get("resume", False)
     packed = open_pack(store, run, settings, force=force, resume=resume)
     members, fold_of = _members(packed, settings, folds, seeds, by_centre)
-    facts = {"folds": len(set(fold_of.values())), "by_centre": by_centre, "seeds": seeds}
+    facts = {
+        "folds": len(set(fold_of.values())),
+        "by_centre": by_centre,
+        "seeds": seeds,
+        "windows_fitted_on": windows_fitted_on(store, packed, dict.fromkeys(fold_of, HELD_OUT)),
+    }
     info = run_info("ensemble", packed, settings, members, **facts)
     with checkpoint.taking(run, info, ("store_digest", "tables", "members"), force=force, resume=resume) as found:
         checkpoint.write_atomically(run / "folds.csv", lambda file: _write_folds(file, fold_of))

@@ -55,6 +55,8 @@ def run_info(kind: str, packed: Packed, settings: Settings, members: Sequence[Me
         "kind": kind,
         "versions": versions(),
         "store_digest": packed.key,
+        "weights": packed.weights,
+        "weights_sha256": packed.weights_sha256,
         "tables": table_digests(settings.fit.tables),
         **facts,
         "members": [member.name for member in members],

@@ -15,6 +15,9 @@ CONFIDENCE = 0.95
 
 Numbers = NDArray[np.float64]
 
+_NO_SPREAD = 1e-12
+"""Replicates that differ by no more are the same but for rounding."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -33,6 +36,9 @@ class Estimate:
         values = {"value": self.value, "low": self.low, "high": self.high}
         finite: dict[str, Any] = {key: number if math.isfinite(number) else None for key, number in values.items()}
         return finite | {"method": self.method, "reason": self.reason}
+
+
+_SAME = "no spread: every replicate has the same value"
 
 
 def numbers(values: ArrayLike | Iterable[Any]) -> Numbers:
@@ -65,7 +71,7 @@ def bca(value: float, drawn: Numbers, influence: Sequence[Numbers]) -> tuple[flo
     """
     below = float(np.mean(drawn < value) + np.mean(drawn <= value)) / 2
     spread = sum(float(np.sum(part**2)) / len(part) ** 2 for part in influence)
-    if not 0 < below < 1 or spread == 0:
+    if not 0 < below < 1 or spread == 0 or np.ptp(drawn) < _NO_SPREAD:
         return math.nan, math.nan
     bias = normal_quantile(below)
     skew = sum(float(np.sum(part**3)) / len(part) ** 3 for part in influence)
@@ -82,8 +88,18 @@ def bca_estimate(value: float, drawn: Numbers, influence: Sequence[Numbers], met
     """The estimate with its BCa interval, or with the reason why it has none."""
     low, high = bca(value, drawn, influence)
     if math.isnan(low):
-        return Estimate(value, method=method, reason="no spread: every replicate has the same value")
+        return Estimate(value, method=method, reason=_SAME)
     return Estimate(value, low, high, method)
+
+
+def percentile_estimate(value: float, drawn: Numbers, method: str) -> Estimate:
+    """The estimate with its percentile interval, or with the reason why it has none; NaN replicates do not count."""
+    known = drawn[~np.isnan(drawn)]
+    if not len(known) or np.ptp(known) < _NO_SPREAD:
+        return Estimate(value, method=method, reason=_SAME)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(known, [tail, 1 - tail])
+    return Estimate(value, float(low), float(high), method)
 
 
 def jackknife_influence(without: Numbers) -> Numbers:

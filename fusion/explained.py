@@ -46,6 +46,9 @@ WORDING: Mapping[Target, Wording] = {
     "response": Wording("chance of response", "log odds"),
 }
 
+ROUNDING = 1e-5
+"""Effects below this, log hazard or log odds, are taken for rounding: a prediction is computed in single precision."""
+
 LOOKS: Mapping[str, tuple[str, str, str]] = {
     "effect": ("largest effects", VERMILLION, "o"),
     "weight": ("largest weights", BLUE, "s"),
@@ -158,10 +161,16 @@ def sentences(checks: Mapping[str, Any], wording: Wording) -> list[str]:
         count = counts[len(counts) // 2]  # of a single part, its effect is the very change that is asked for here
         chance = rows[count, "random"]
         name = level if count > 1 else level.removesuffix("s")
+        if all(row["moved"] < ROUNDING for (parts, _), row in rows.items() if parts <= count):
+            said.append(
+                f"Leaving out {count} {name} does not move the {wording.noun} beyond rounding, in the mean of "
+                f"{_patients(chance['patients'])}: the maps of {level} show nothing here."
+            )
+            continue
         ways = " and ".join(f"by {rows[count, by]['moved']:.3f} for the {LOOKS[by][0]}" for by in ("effect", "weight"))
         said.append(
             f"Leaving out {count} {name} moves the {wording.noun} {ways}, against {chance['moved']:.3f} "
-            f"(± {chance['spread']:.3f}) at random; mean of {chance['patients']} patients."
+            f"(± {chance['spread']:.3f}) at random; mean of {_patients(chance['patients'])}."
         )
         found = checks["likeness"][level]
         usable = {measure: own for measure, own in found.items() if own["patients"]}
@@ -173,3 +182,7 @@ def sentences(checks: Mapping[str, Any], wording: Wording) -> list[str]:
                 f"same map, or its reverse): {ways}, against {shuffled['mean']:.2f} for shuffled maps."
             )
     return said
+
+
+def _patients(count: int) -> str:
+    return "1 patient" if count == 1 else f"{count} patients"

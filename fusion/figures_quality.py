@@ -189,7 +189,7 @@ def readers(labels: Numbers, probability: Numbers, points: Sequence[tuple[str, M
     def draw(figure: Figure) -> None:
         axes = figure.add_axes((0.13, 0.12, 0.84, 0.84))
         axes.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=0.8)
-        axes.plot(alarms, hits, color=BLUE, linewidth=1.8, label=name)
+        shown = {name: axes.plot(alarms, hits, color=BLUE, linewidth=1.8)[0]}
         for number, (reader, calls) in enumerate(points):
             sensitivity, specificity = calls["sensitivity"]["reader"], calls["specificity"]["reader"]
             if sensitivity["value"] is None or specificity["value"] is None:
@@ -198,9 +198,13 @@ def readers(labels: Numbers, probability: Numbers, points: Sequence[tuple[str, M
             x, y = 1 - specificity["value"], sensitivity["value"]
             axes.plot([1 - specificity["low"], 1 - specificity["high"]], [y, y], color=colour, linewidth=0.6)
             axes.plot([x, x], [sensitivity["low"], sensitivity["high"]], color=colour, linewidth=0.6)
-            axes.plot([x], [y], marker, color=colour, markersize=5.5, label=reader, markeredgecolor="white")
+            (shown[reader],) = axes.plot([x], [y], marker, color=colour, markersize=5.5, markeredgecolor="white")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         axes.set(xlabel="1 − specificity", ylabel="sensitivity")
-        axes.legend(loc="lower right", frameon=True, facecolor="white", edgecolor="none", framealpha=0.85)
+        # names are given here, because matplotlib hides a label that begins with an underscore
+        axes.legend(
+            list(shown.values()), list(shown), loc="lower right", frameon=True, facecolor="white", edgecolor="none",
+            framealpha=0.85,
+        )  # fmt: skip
 
     return svg((3.7, 3.7), "readers", f"ROC curve and {len(points)} readers", draw)

@@ -185,6 +185,8 @@ def auc_within(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> Estim
         return Estimate(method=method, reason="no group has two labelled patients of each class")
     shares = np.array(pairs) / sum(pairs)
     value, error = float(shares @ areas), math.sqrt(float(shares**2 @ variances))
+    if error == 0:
+        return Estimate(value, method=method, reason="DeLong's variance is 0 in every group")
     half = normal_quantile(0.5 + CONFIDENCE / 2) * error
     return Estimate(value, max(0.0, value - half), min(1.0, value + half), method)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from .. import __version__
+from ..stores.packed import Packed
 from ..stores.places import Place
 from ..stores.records import Store, changes
 
@@ -49,6 +52,22 @@ def extraction_settings(store: Place) -> dict[str, dict[str, Any]]:
             if record is not None:
                 found[f"{stage} {prefix.rstrip('-')}"] = dict(record.depends.get("settings", {}))
     return found
+
+
+def windows_fitted_on(store: Place, packed: Packed, part_of: Mapping[str, str]) -> dict[str, int]:
+    """Part → patients on whose lesions the grey-level windows of the CT were fitted; empty where they were taken over.
+
+    Args:
+        part_of: patient → part.
+    """
+    record = Store.open(store).record("windows", "cohort")
+    units = packed.units.get("radiology")
+    if record is None or units is None:
+        return {}
+    used = {name.split("/")[1] for name in record.depends.get("upstream", {})}
+    owners = np.repeat(np.array(packed.patients, dtype=str), units.counts)
+    fitted = {str(patient) for patient, item in zip(owners, units.sources, strict=True) if str(item) in used}
+    return dict(Counter(part_of[patient] for patient in sorted(fitted) if patient in part_of))
 
 
 def differences(expected: Mapping[str, Any] | None, found: Mapping[str, Any]) -> list[str] | None:

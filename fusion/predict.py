@@ -264,7 +264,8 @@ def check_matches(loaded: LoadedRun, packed: Packed, *, allow_other_windows: boo
     if other_windows and not allow_other_windows:
         problems.append(
             f"windows: the CT went through grey-level windows {windows[:12]}, expected {fitted[:12] or 'none'}; "
-            "extract with the windows of the training store, or allow it with --allow-other-windows"
+            "extract with those of the training store, "
+            "--set windows.table=STORE/windows/items/cohort/…/windows.parquet, or allow it with --allow-other-windows"
         )
     problems += _code_differences(loaded, packed)
     if problems:

@@ -133,6 +133,7 @@ def _people(files: RunFiles, drawings: Drawings, present: list[str], main: str |
     return {
         "steps": report_methods.methods(files, present),
         "limits": report_methods.limits(files, present, main),
+        "drawn_weights": report_methods.drawn_at_random(files.run),
         "flow": flow.sentences(files.flow),
         "cohort": _cohort(files, present),
         "pattern_names": list(_all_patterns(files).values()),

@@ -9,7 +9,7 @@ from typing import Any
 
 from .characteristics import NOT_READ
 from .estimates import numbers
-from .report_text import number
+from .report_text import number, plain
 from .runfiles import RunFiles, finite
 
 Row = tuple[str, str, str]
@@ -33,14 +33,15 @@ def _sources(files: RunFiles, present: Sequence[str]) -> list[Row]:
     frame, own = files.predictions, files.development
     labelled = int(frame["label"].notna().sum())
     centres = "one centre" if frame["centre"].nunique() == 1 else f"{frame['centre'].nunique()} centres"
-    data = "Patients of the cohort that was extracted into the store, collected before this model was made."
+    data = "Patients of the cohort that was extracted into the store."
     if own is not None:
         data = (
-            f"An external cohort, of which no patient was used to make the model. The model is the run "
-            f"“{files.run['model']['run']}”, made on {len(own.predictions)} patients of another cohort."
+            f"An external cohort. The model is the run “{files.run['model']['run']}”, made on {len(own.predictions)} "
+            "patients of another cohort; that nobody is in both is checked by id, follow-up and items alone."
         )
+    happened = {e: (numbers(frame[f"{e}_event"]) == 1) & frame[f"{e}_days"].notna() for e in ("pfs", "os")}
     events = "; ".join(
-        f"{int((numbers(frame[f'{endpoint}_event']) == 1).sum())} events of {name}"
+        f"{int(happened[endpoint].sum())} events of {name}"
         for endpoint, name in (("pfs", "progression-free survival"), ("os", "overall survival"))
     )
     counts = "" if own is not None else "; ".join(f"{part}: {int((frame['part'] == part).sum())}" for part in present)
@@ -49,8 +50,8 @@ def _sources(files: RunFiles, present: Sequence[str]) -> list[Row]:
         (
             "6a",
             "Participants",
-            f"{len(frame)} patients of {centres}; {labelled} with a known response, {len(frame) - labelled} censored "
-            "before the cut-off or without follow-up, kept for survival only.",
+            f"{len(frame)} patients of {centres}; {labelled} with a known response, {len(frame) - labelled} without, "
+            "who are kept for survival where their follow-up is known.",
         ),
         ("7", "Data preparation", _preparation(files)),
         (
@@ -63,7 +64,7 @@ def _sources(files: RunFiles, present: Sequence[str]) -> list[Row]:
         (
             "10",
             "Sample size",
-            "All patients of the cohort; no calculation beforehand. "
+            ("All patients of the cohort. " if own is None else "All patients of the cohort who are new to the model. ")
             + (f"{counts}. " if counts else "")
             + f"{int((frame['label'] == 1).sum())} responders and {int((frame['label'] == 0).sum())} non-responders; "
             + f"{events}.",
@@ -80,7 +81,8 @@ def _sources(files: RunFiles, present: Sequence[str]) -> list[Row]:
 def _preparation(files: RunFiles) -> str:
     limit = files.config.get("fit", {}).get("omics_limit")
     text = (
-        "Omics features: (value − median) / interquartile range of the training patients"
+        "Omics features: (value − median) / interquartile range of the training patients, or standard deviation where "
+        "that range is 0"
         + (f", cut at ± {limit:g}. " if limit else ". ")
         + "Failed slides and CT studies are counted in the flow of patients."
     )
@@ -128,6 +130,7 @@ def _analysis(files: RunFiles) -> list[Row]:
     model, fit = files.config.get("model", {}), files.config.get("fit", {})
     if not fit:
         return []
+    made = files.run if files.development is None else files.development.run
     split = _split(fit.get("split", {}), fit, files.run)
     if files.development is not None:
         split = "Every patient is used for evaluation alone, but for those that the flow of patients shows as left out."
@@ -143,14 +146,27 @@ def _analysis(files: RunFiles) -> list[Row]:
         (
             "12c",
             "Model building",
-            f"{fit.get('epochs')} epochs of Adam, learning rate {fit.get('learning_rate')}, batches of "
-            f"{fit.get('batch_patients')} patients; the weights of the {fit.get('average_best')} epochs with the "
-            f"highest validation AUC were averaged. Inter-modal fusion: {model.get('inter_fusion')}. Hyperparameters "
-            "are the settings at the end of the page; mumo does not tune them.",
+            f"{_epochs(fit, made)} of Adam, learning rate {fit.get('learning_rate')}, batches of "
+            f"{fit.get('batch_patients')} patients; the weights of the {_averaged(fit, made)} with the highest AUC "
+            "(then the lowest loss) of the validation patients were averaged. Inter-modal fusion: "
+            f"{model.get('inter_fusion')}. Hyperparameters are the settings at the end of the page; mumo does not tune "
+            "them.",
         ),
         ("12d", "Centres", "The model does not know of centres. Figures by centre are given where there are several."),
         ("13", "Class imbalance", balance),
     ]
+
+
+def _epochs(fit: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    """How many epochs were trained; of many trainings, which may have stopped early, at most."""
+    if isinstance(trained := run.get("epochs"), int):
+        return f"{trained} epochs"
+    return f"At most {fit.get('epochs')} epochs" if fit.get("patience") else f"{fit.get('epochs')} epochs"
+
+
+def _averaged(fit: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    count = len(run.get("selected_epochs") or ()) or min(fit.get("average_best", 0), fit.get("epochs", 0))
+    return "epoch" if count == 1 else f"{count} epochs"
 
 
 def _split(split: Mapping[str, Any], fit: Mapping[str, Any], run: Mapping[str, Any]) -> str:
@@ -161,6 +177,8 @@ def _split(split: Mapping[str, Any], fit: Mapping[str, Any], run: Mapping[str, A
             "patients chose its weights and threshold."
         )
     ensemble = f" {run['seeds']} trainings on the one split, predictions averaged." if "seeds" in run else ""
+    if file := split.get("file"):
+        return f"By patient, as the file {plain(str(file))} says.{ensemble}"
     shares = f"validation {split.get('validation')}, test {split.get('test')}"
     return f"By patient, stratified by label: {shares}; seed {split.get('seed', fit.get('seed'))}.{ensemble}"
 
@@ -171,9 +189,9 @@ def _evaluation(files: RunFiles) -> list[Row]:
         (
             "12e",
             "Performance",
-            f"Discrimination (AUC, average precision, C-index), calibration (in the large, slope, Brier score), net "
-            f"benefit, with {100 * files.metrics['confidence']:g} % intervals; {files.metrics['replicates']} bootstrap "
-            "replicates.",
+            f"Discrimination (AUC, average precision, C-index), calibration (in the large, slope, Brier score), "
+            f"calls and survival of the risk groups, with {100 * files.metrics['confidence']:g} % intervals "
+            f"({files.metrics['replicates']} bootstrap replicates); net benefit, without.",
         ),
         ("12f, 24", "Updating", "None: predictions are not recalibrated, and no threshold is chosen anew."),
     ]
@@ -182,12 +200,15 @@ def _evaluation(files: RunFiles) -> list[Row]:
         said += f" {frozen(files)}"
     rows.append(("12g", "Predictions", said))
     rows += [
-        ("14", "Fairness", "Figures by centre and by pattern of imaging; risk groups by clinical item."),
+        (
+            "14",
+            "Fairness",
+            "No method for it in training; figures by centre and by pattern of imaging, risk groups by clinical item.",
+        ),
         (
             "15",
             "Model output",
-            "A probability of response, a call and a risk (log hazard). Threshold of the call: Youden index, chosen on "
-            "patients that the figures are not of, then frozen; patients below it are the high-risk group.",
+            f"A probability of response, a call and a risk (log hazard). {_threshold(files)}",
         ),
     ]
     apart = "Held-out patients are of the same cohort: same eligibility, outcome and predictors."
@@ -199,6 +220,22 @@ def _evaluation(files: RunFiles) -> list[Row]:
     return rows
 
 
+def _threshold(files: RunFiles) -> str:
+    """How the threshold of the call came about."""
+    if not files.called:
+        return "No call: the patients who choose the threshold lack one of the two labels."
+    chooser = files.metrics.get("chosen_on", {}).get("threshold")
+    where = f"the {'training' if chooser == 'train' else chooser} patients" if chooser else "other patients"
+    rule = f"Youden index on {where}"
+    if files.run.get("folds"):
+        rule += " of each fold"
+    elif files.development is not None:
+        rule += " of the run"
+        if files.run["model"].get("folds"):
+            rule = f"mean of the members' thresholds, each by the Youden index on {where} of its fold"
+    return f"Threshold of the call: {rule}, then frozen; patients below it are the high-risk group."
+
+
 def frozen(files: RunFiles) -> str:
     """What of the model was frozen before it met an external cohort."""
     model = files.run["model"]
@@ -206,8 +243,11 @@ def frozen(files: RunFiles) -> str:
     threshold = finite(model["threshold"])
     who = model["chosen_on"]["threshold"]
     of = "the weights" if members == 1 else f"the weights of {members} members, whose predictions are averaged"
+    how = f"chosen on {who} patients of the run"
+    if model.get("folds"):
+        how = f"the mean of those that each member chose on its {who} patients"
     choice = (
-        f"the threshold of the probability ({number(threshold, '0.000')}, chosen on {who} patients of the run)"
+        f"the threshold of the probability ({number(threshold, '0.000')}, {how})"
         if math.isfinite(threshold)
         else "no threshold, because the run has none"
     )
@@ -215,6 +255,11 @@ def frozen(files: RunFiles) -> str:
         f"Frozen before this cohort was looked at: {of}, the standardisation of omics features (training patients), "
         f"{choice}. Probabilities are as the model gives them, without recalibration."
     )
+
+
+def drawn_at_random(run: Mapping[str, Any]) -> bool:
+    """Whether the deep features come from a network that has learnt nothing."""
+    return str(run.get("weights", "")).startswith("random:")
 
 
 def limits(files: RunFiles, present: Sequence[str], main: str | None) -> list[str]:
@@ -250,8 +295,19 @@ def limits(files: RunFiles, present: Sequence[str], main: str | None) -> list[st
             "That these patients are independent of the model's is checked by id, follow-up and items alone.",
             "Shifts are looked for in items, omics features and predictions; deep features are not compared.",
         ]
+    if (fitted := files.run.get("windows_fitted_on", {}).get(main)) and files.development is None:
+        said.append(
+            f"The grey-level windows of the CT were fitted on lesions of {fitted} of the {main} patients, too: on "
+            "their images, not on outcomes. The setting windows.split_file fits them on training patients only."
+        )
+    if drawn_at_random(files.run):
+        said.append(
+            "The network behind the deep features of slides and CT had its weights drawn at random (setting "
+            "embed.weights), so it had learnt nothing: they are for trying mumo out."
+        )
     if files.predictions["centre"].nunique() == 1:
         said.append("One centre only.")
     said.append("p values are not corrected for the number of tests; those of subgroups are descriptive.")
-    said.append("Retrospective data; research software, not for decisions about patients.")
+    said.append("mumo is not told how and when the data were collected.")
+    said.append("Research software, not for decisions about patients.")
     return said

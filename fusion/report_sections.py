@@ -103,6 +103,8 @@ def ablations(files: RunFiles) -> dict[str, Any] | None:
     full = found.rows[0]
     return {"part": full["part"], "labelled": full["labelled"], "patients": full["patients"], "rows": rows} | {
         "same_split": found.same_split,
+        "same_settings": found.same_settings,
+        "endpoint": found.endpoint.upper(),
         "seeds": found.seeds,
     }
 

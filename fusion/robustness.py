@@ -5,7 +5,7 @@ The annotators may be simulated (`mumo robustness`) or real: all that is needed 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,20 @@ from ..stores.pack import pack
 from ..stores.places import Place
 from ..stores.records import Store
 from . import metrics
-from .checkpoint import json_able, load_run, member_folders, write_atomically, write_json
+from .checkpoint import (
+    ensemble_threshold,
+    json_able,
+    load_run,
+    member_folders,
+    read_metrics,
+    write_atomically,
+    write_json,
+)
 from .dataset import Dataset
-from .estimates import numbers
+from .estimates import Numbers, numbers
 from .explained import weights_digest
 from .predict import check_matches, resolve_device, score
+from .runfiles import finite, read_columns
 from .splits import held_out, least_seen
 from .tabular import add_tables
 
@@ -124,7 +133,7 @@ def intraclass_correlation(values: npt.NDArray[np.float64]) -> float:
 
 
 def _predictions(run: Path, store: Place, device: str, tables: Mapping[str, Path]) -> pd.DataFrame:
-    """A row a patient: label, and means of the models that have seen least of it; calls by their thresholds' mean."""
+    """A row a patient: label, means of the models that have seen least of it, and the call at the run's threshold."""
     import pandas as pd
 
     target = resolve_device(device)
@@ -150,8 +159,26 @@ def _predictions(run: Path, store: Place, device: str, tables: Mapping[str, Path
             "label": np.where(packed.labels < 0, np.nan, packed.labels > 0),
             "risk": risk,
             "probability": probability,
-            "call": metrics.calls_at(probability, thresholds),
+            "call": metrics.calls_at(probability, _frozen(run, packed.patients, thresholds)),
         }
+    )
+
+
+def _frozen(run: Path, patients: Sequence[str], means: Numbers) -> Numbers:
+    """[patient] the threshold of the run's own calls: one, or that of the patient's fold.
+
+    Patients whom no fold held out, as those of another cohort, get `means`, the mean of their models' thresholds.
+    """
+    if (one := ensemble_threshold(run)) is not None:
+        return np.full(len(patients), one)
+    of_folds = read_metrics(run).get("thresholds") or {}
+    fold_of = read_columns(run / "folds.csv", "patient", "fold")
+    return np.array(
+        [
+            finite(of_folds[fold_of[patient]]) if fold_of.get(patient) in of_folds else mean
+            for patient, mean in zip(patients, means, strict=True)
+        ],
+        dtype=np.float64,
     )
 
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_BESIDE_TRAINING = ("split", "seed", "bootstrap", "trackers", "checkpoint_seconds")
+"""Settings of the section `fit` that a comparison of trainings looks at elsewhere, or that change no weights."""
+
 
 @dataclass(frozen=True)
 class Ablations:
@@ -39,6 +42,10 @@ class Ablations:
     """Whether the held-out patients are those of the run."""
     seeds: int
     """Trainings of each."""
+    same_settings: bool
+    """Whether the full model was trained with the settings of the run."""
+    endpoint: str
+    """Of the C-index: `pfs` or `os`; empty where the folder does not say."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +179,7 @@ def _thresholds(run: Path, patients: list[str], evaluated: dict[str, Any]) -> Nu
     of_folds = evaluated.get("thresholds")
     if not of_folds:
         return np.full(len(patients), finite(evaluated.get("threshold")))
-    fold_of = _read_columns(run / "folds.csv", "patient", "fold")
+    fold_of = read_columns(run / "folds.csv", "patient", "fold")
     if without := [patient for patient in patients if fold_of.get(patient) not in of_folds]:
         raise FitError(f"run folder: folds.csv: expected the fold of every patient, found none for {without[:5]}")
     return np.array([finite(of_folds[fold_of[patient]]) for patient in patients])
@@ -194,7 +201,21 @@ def _read_ablations(run: Path, given: Path | None, info: dict[str, Any]) -> Abla
     members = [str(name) for name in about.get("members", ())]
     split = _read_split(folder / "members" / members[0] / "split.csv") if members else {}
     seeds = sum(name.startswith(f"{rows[0]['ablation']}-seed-") for name in members)
-    return Ablations(rows, bool(split) and split == _read_split(run / "split.csv"), seeds)
+    own = _read_json(folder / "members" / members[0] / "config.json") if members else {}
+    endpoint = own.get("fit", {}).get("survival_endpoint", "")
+    return Ablations(
+        rows,
+        bool(split) and split == _read_split(run / "split.csv"),
+        seeds,
+        not own or _trained_by(own) == _trained_by(_read_json(run / "config.json")),
+        "os" if endpoint == "none" else endpoint,
+    )
+
+
+def _trained_by(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings that shape a trained model, of a run's config.json."""
+    fit = {key: value for key, value in config.get("fit", {}).items() if key not in _BESIDE_TRAINING}
+    return {"model": config.get("model"), "fit": fit}
 
 
 def _read_robustness(run: Path) -> Robustness | None:
@@ -261,10 +282,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_split(path: Path) -> dict[str, str]:
-    return _read_columns(path, "patient", "part")
+    return read_columns(path, "patient", "part")
 
 
-def _read_columns(path: Path, key: str, value: str) -> dict[str, str]:
+def read_columns(path: Path, key: str, value: str) -> dict[str, str]:
     """Two columns of a CSV as a mapping; nothing where the file is missing."""
     import pandas as pd
 

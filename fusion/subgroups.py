@@ -21,6 +21,8 @@ Flags = NDArray[np.bool_]
 SMALL = 5
 """Expected counts below this make χ² inexact."""
 
+_INEXACT = f"χ², expected counts below {SMALL}"
+
 
 @dataclass(frozen=True)
 class Line:
@@ -32,6 +34,8 @@ class Line:
     """Of this class alone, where a patient can have several."""
     smd: float = math.nan
     """Standardised difference of this class alone, where a patient can have several."""
+    small: bool = False
+    """Whether an expected count of this class's test is below `SMALL`."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,11 @@ class Block:
     """p in `value`; the method names the test."""
     smd: float = math.nan
     """Standardised difference between two groups; NaN where there are not two."""
+
+    @property
+    def small(self) -> bool:
+        """Whether an expected count of the test of all classes is below `SMALL`."""
+        return self.test.method == _INEXACT
 
 
 def compare(items: Sequence[Characteristic], groups: Mapping[str, Flags]) -> list[Block]:
@@ -75,17 +84,17 @@ def _block(item: Characteristic, groups: list[Flags]) -> Block:
     counts = np.array([values.sum(axis=0) for values in rows])  # [group, class]
     totals = np.array([len(values) for values in rows])
     several = item.kind == "multi-hot"
-    lines = [
-        Line(
-            text,
-            tuple(_share(int(count), int(total)) for count, total in zip(column, totals, strict=True)),
-            chi_squared(np.stack([column, totals - column], axis=1)).value if several else math.nan,
-            standardised_difference([values[:, [place]] for values in rows]) if several else math.nan,
-        )
-        for place, (text, column) in enumerate(zip(item.classes, counts.T, strict=True))
-    ]
+    lines = []
+    for place, (text, column) in enumerate(zip(item.classes, counts.T, strict=True)):
+        cells = tuple(_share(int(count), int(total)) for count, total in zip(column, totals, strict=True))
+        if not several:
+            lines.append(Line(text, cells))
+            continue
+        alone = chi_squared(np.stack([column, totals - column], axis=1))
+        gap = standardised_difference([values[:, [place]] for values in rows])
+        lines.append(Line(text, cells, alone.value, gap, alone.method == _INEXACT))
     test = Estimate(reason="several classes a patient, tested one by one") if several else chi_squared(counts)
-    smd = math.nan if several else standardised_difference([values[:, 1:] for values in rows])
+    smd = math.nan if several else _classes_apart(rows)
     return Block(item.group, name, tuple(lines), unknown, test, smd)
 
 
@@ -111,6 +120,13 @@ def standardised_difference(groups: Sequence[Numbers]) -> float:
         return standardised_difference([values[:, varies] for values in groups])
     distance = math.sqrt(float(gap @ np.linalg.solve(covariance, gap)))
     return math.copysign(distance, float(gap[0])) if len(gap) == 1 else distance
+
+
+def _classes_apart(groups: Sequence[Numbers]) -> float:
+    """`standardised_difference` of one-hot codes [patient, class]; classes that nobody has are left out."""
+    there = np.flatnonzero(np.any([values.any(axis=0) for values in groups], axis=0))
+    columns = there[1:] if len(there) > 1 else there  # all but one say it all
+    return standardised_difference([values[:, columns] for values in groups])
 
 
 def holm(p_values: Sequence[float]) -> Numbers:
@@ -152,7 +168,7 @@ def chi_squared(counts: Numbers) -> Estimate:
         return Estimate(method="χ²", reason="fewer than two groups or classes have patients")
     result = chi2_contingency(table, correction=False)
     small = result.expected_freq.min() < SMALL
-    return Estimate(float(result.pvalue), method="χ², expected counts below 5" if small else "χ²")
+    return Estimate(float(result.pvalue), method=_INEXACT if small else "χ²")
 
 
 def _summary(values: Numbers) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .estimates import CONFIDENCE, Estimate, Numbers
+
+_NEVER_TOGETHER = "no event happens while both groups are under observation"
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def log_rank(days: Numbers, events: NDArray[np.bool_], high_risk: NDArray[np.boo
     if reason := _why_undefined(events, high_risk):
         return Estimate(method="log-rank test", reason=reason)
     if not _variance_exists(days, events, high_risk):  # lifelines gives p = 1 here
-        return Estimate(method="log-rank test", reason="no event happens while both groups are under observation")
+        return Estimate(method="log-rank test", reason=_NEVER_TOGETHER)
     result = logrank_test(days[high_risk], days[~high_risk], events[high_risk], events[~high_risk])
     return Estimate(float(result.p_value), method="log-rank test")
 
@@ -138,12 +141,27 @@ def compare_groups(days: Numbers, events: Numbers, high_risk: Numbers) -> dict[s
     }
 
 
-def _variance_exists(days: Numbers, events: NDArray[np.bool_], high_risk: NDArray[np.bool_]) -> bool:
-    # an event day tells the groups apart when both are at risk and not everyone has the event at once
+def log_rank_of_groups(days: Numbers, events: NDArray[np.bool_], groups: Sequence[NDArray[np.bool_]]) -> Estimate:
+    """p of the log-rank test between any number of groups, which must not overlap; no interval."""
+    from lifelines.statistics import multivariate_logrank_test
+
+    there = [rows for rows in groups if rows.any()]
+    everyone = np.any(there, axis=0) if there else np.zeros(len(days), dtype=bool)
+    if len(there) < 2 or not events[everyone].any():
+        return Estimate(method="log-rank", reason="fewer than two groups, or no event")
+    if not any(_variance_exists(days[everyone], events[everyone], rows[everyone]) for rows in there):
+        return Estimate(method="log-rank", reason=_NEVER_TOGETHER)
+    group = np.argmax(np.stack(there), axis=0)
+    result = multivariate_logrank_test(days[everyone], group[everyone], events[everyone])
+    return Estimate(float(result.p_value), method="log-rank")
+
+
+def _variance_exists(days: Numbers, events: NDArray[np.bool_], group: NDArray[np.bool_]) -> bool:
+    # an event day tells a group from the others when both are at risk and not everyone has the event at once
     at = np.unique(days[events])
-    high, low = at_risk(days[high_risk], at), at_risk(days[~high_risk], at)
+    own, others = at_risk(days[group], at), at_risk(days[~group], at)
     fallen = np.count_nonzero(days[events][None, :] == at[:, None], axis=1)
-    return bool(np.any((high > 0) & (low > 0) & (fallen < high + low)))
+    return bool(np.any((own > 0) & (others > 0) & (fallen < own + others)))
 
 
 def _why_undefined(events: NDArray[np.bool_], high_risk: NDArray[np.bool_]) -> str:

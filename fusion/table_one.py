@@ -10,12 +10,12 @@ import numpy as np
 
 from . import subgroups
 from .characteristics import GROUPS, MEASURED, THERAPY, Characteristic, described, joined
-from .estimates import Estimate, numbers
+from .estimates import numbers
 from .figures import DAYS_PER_MONTH
 from .report_text import number
 from .runfiles import RunFiles
 from .subgroups import Block, Flags, Line
-from .survival import kaplan_meier
+from .survival import kaplan_meier, log_rank_of_groups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +114,7 @@ def follow_up(frame: pd.DataFrame, groups: Mapping[str, Flags]) -> list[Block]:
             cells = tuple(_median(days[rows], ~event[rows]) for rows in chosen)
             lines.append(Line("median follow-up, months", cells))
         unknown = tuple(int(np.sum(group & ~known)) for group in groups.values())
-        blocks.append(Block(OUTCOME, name, tuple(lines), unknown, _log_rank(days, event, chosen)))
+        blocks.append(Block(OUTCOME, name, tuple(lines), unknown, log_rank_of_groups(days, event, chosen)))
     return blocks
 
 
@@ -123,18 +123,6 @@ def _median(days: Any, events: Any) -> str:
         return "–"
     median = kaplan_meier(days, events).median_days
     return "not reached" if math.isnan(median) else number(median / DAYS_PER_MONTH, "0.0")
-
-
-def _log_rank(days: Any, events: Any, chosen: Sequence[Flags]) -> Estimate:
-    from lifelines.statistics import multivariate_logrank_test
-
-    there = [rows for rows in chosen if rows.any()]
-    everyone = np.any(there, axis=0) if there else np.zeros(0, dtype=bool)
-    if len(there) < 2 or not events[everyone].any():
-        return Estimate(method="log-rank", reason="fewer than two groups, or no event")
-    group = np.argmax(np.stack(there), axis=0)
-    result = multivariate_logrank_test(days[everyone], group[everyone], events[everyone])
-    return Estimate(float(result.p_value), method="log-rank")
 
 
 # --- as the page shows it ---------------------------------------------------------------------------------
@@ -194,7 +182,7 @@ def _shown(block: Block, total: Block | None) -> dict[str, Any]:
     for place, line in enumerate(block.lines):
         first = [total.lines[place].cells[0]] if total else []
         p, smd = _filled(line.p, "p"), _filled(line.smd, "0.00")
-        lines.append((line.text, [*first, *line.cells], smd, p))
+        lines.append((line.text, [*first, *line.cells], smd, p, line.small))
     texts = [text for text, *_ in lines]
     name = called(block.name)
     head: list[str] = []
@@ -210,7 +198,7 @@ def _shown(block: Block, total: Block | None) -> dict[str, Any]:
         "unknown": unknown if any(block.unknown) else [],
         "p": _filled(block.test.value, "p"),
         "smd": _filled(block.smd, "0.00"),
-        "small": "below 5" in block.test.method,
+        "small": block.small,
     }
 
 

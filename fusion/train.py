@@ -29,7 +29,7 @@ from .dataset import Batch, Dataset, Layout, OmicsScaler, fit_scalers, layout_of
 from .epochs import BestEpochs, Checkpoint, Means, step_size
 from .flow import save_flow
 from .model import MuMo
-from .origin import extraction_settings, versions
+from .origin import extraction_settings, versions, windows_fitted_on
 from .predict import Scores, prediction_frame, prediction_rows, resolve_device, save_predictions, score
 from .splits import PARTS, Split, split_for
 from .tabular import add_tables, table_digests
@@ -123,7 +123,10 @@ def fit_packed(
     """The same on the pack of a store, with a split of its patients in place of the settings'."""
     started = time.perf_counter()
     prepared = prepare(packed, settings, split)
-    info = _facts(prepared, settings, device) | {"extraction": extraction_settings(store)}
+    info = _facts(prepared, settings, device) | {
+        "extraction": extraction_settings(store),
+        "windows_fitted_on": windows_fitted_on(store, packed, prepared.split.parts),
+    }
     found = checkpoint.check_resumable(run, info, settings, prepared.split) if resume else "new"
     if found == "finished":
         return checkpoint.read_metrics(run)

@@ -73,8 +73,10 @@ def write_status_page(store: Store, status: dict[str, Any], file: Path, *, pictu
             name, title, meaning = PICTURES[stage]
             having = [record for record in records.values() if name in record.parts]
             having.sort(key=lambda record: (not _notes(record), record.item))
-            shown = list(_pictures(store, having[:pictures], name, _WIDTH_PX[stage]))
-            left = len(having) - len(shown)
+            found = list(_pictures(store, having[:pictures], name, _WIDTH_PX[stage]))
+            shown = [picture for picture in found if isinstance(picture, Shown)]
+            warnings += [(stage, item, f"{name} cannot be read") for item in found if isinstance(item, str)]
+            left = len(having) - len(found)
             sections.append({"stage": stage, "title": title, "meaning": meaning, "pictures": shown, "left": left})
             sections[-1]["entry"] = (stage, title)
     text = render(
@@ -107,12 +109,18 @@ def _facts(record: Record) -> str:
     return ", ".join(facts)
 
 
-def _pictures(store: Store, records: list[Record], name: str, width: int) -> Iterator[Shown]:
-    """The picture of each record; one that is gone by now is left out."""
+def _pictures(store: Store, records: list[Record], name: str, width: int) -> Iterator[Shown | str]:
+    """The picture of each record, or the item whose picture is broken; one that is gone by now is left out."""
+    from PIL import Image
+
     for record in records:
         data = store.files.read(store.part(record.stage, record.item, name))
-        if data is not None:
+        if data is None:
+            continue
+        try:
             yield _shown(record, data, width)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what Pillow raises for a broken PNG
+            yield record.item
 
 
 def _shown(record: Record, data: bytes, width: int) -> Shown:
@@ -120,6 +128,7 @@ def _shown(record: Record, data: bytes, width: int) -> Shown:
     from PIL import Image
 
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        image.load()
         if image.width <= width:
             return Shown(record.item, _data_url(data, "png"), image.width, image.height, _facts(record), _notes(record))
         height = max(1, round(width * image.height / image.width))

@@ -210,11 +210,10 @@ def _drawn_at_random(backbone: Backbone | None) -> bool:
 def _index_row(explained: Explained, folder: str, page: Page) -> dict[str, Any]:
     names = {"both": "slides and CT", "pathology": "slides", "radiology": "CT", "none": "none"}
     labels = {1: "responder", 0: "non-responder", None: "unknown"}
-    thumbnail = page.thumbnail or (page.lesions[0]["file"] if page.lesions else "")
     return {
         "patient": explained.patient,
         "folder": folder,
-        "thumbnail": f"{folder}/{thumbnail}" if thumbnail else "",
+        "thumbnail": f"{folder}/{page.thumbnail}" if page.thumbnail else "",
         "centre": explained.centre,
         "part": explained.part,
         "imaging": names[explained.modalities],

@@ -21,7 +21,7 @@ from ...stores.packed import Packed
 from ...stores.records import Store, is_safe_id
 from .lesions import LesionMap, write_lesion_maps
 from .mosaic import SlideBags, most_important, open_slide_bags, put_together
-from .pictures import write_bars, write_heat_map, write_image, write_thumbnail
+from .pictures import write_bars, write_heat_map, write_image, write_lesion_thumbnail, write_thumbnail
 from .qupath import write_geojson
 from .viewer import DETAILED, Tiles, write_viewer
 
@@ -32,6 +32,9 @@ FEATURES_SHOWN = 15
 
 BAG_PX = 1024
 """Largest side of pictures of bags."""
+
+THUMBNAIL = "thumbnail.jpg"
+"""The patient's picture in lists: its first slide, or its first lesion."""
 
 GROUPS = {
     "pathology_report": "Pathology report",
@@ -98,6 +101,9 @@ def write_patient(folder: Path, explained: Explained, lesions: list[LesionMap] |
         _write_slides(folder, explained, drawing, page)
     if lesions:
         page.lesions = write_lesion_maps(folder, lesions, explained)
+        if not page.thumbnail:
+            page.thumbnail = THUMBNAIL
+            write_lesion_thumbnail(folder / page.thumbnail, lesions[0].slices, lesions[0].cam)
     _write_items(folder, explained, drawing, page)
     _write_omics(folder, explained, drawing, page)
     text = render(
@@ -177,7 +183,7 @@ def _write_slide(
     )  # fmt: skip
     page.slides.append({"item": item, "bags": len(weight), "pixels": slide.pixels is not None})
     if not page.thumbnail:
-        page.thumbnail = "thumbnail.jpg"
+        page.thumbnail = THUMBNAIL
         write_thumbnail(folder / page.thumbnail, slide, mosaic, effect)
     for rank, bag in shown.items():
         pixels = slide.read(bag, BAG_PX)

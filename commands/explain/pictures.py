@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ...fusion.deletion import Curve
-from ...fusion.explained import Wording, draw_curves
+from ...fusion.explained import ROUNDING, Wording, draw_curves
 from ...fusion.figures import BLUE, GREY, STYLE, VERMILLION
 from .mosaic import Mosaic, RgbImage, SlideBags, word_corners
 
@@ -44,8 +44,8 @@ def canvas(path: Path, inches: tuple[float, float]) -> Iterator[Figure]:
 
 
 def effect_limit(values: Floats) -> float:
-    """End of a symmetric colour scale: the largest absolute value, or 1 where all are 0."""
-    return float(np.abs(values).max(initial=0.0)) or 1.0
+    """End of the symmetric colour scale of effects: the largest absolute value, at least what is beyond rounding."""
+    return max(ROUNDING, float(np.abs(values).max(initial=0.0)))
 
 
 def weight_limit(values: Floats) -> float:
@@ -81,7 +81,7 @@ def write_heat_map(
         figure.subplots_adjust(left=0.01, right=0.99, top=0.93, bottom=0.15)
         panels = (
             ("weight: how much was looked at", "times an even share", weight * patient, WEIGHT_COLOURS, None),
-            (f"effect: change of the {wording.noun} by it", wording.unit, effect, EFFECT_COLOURS, effect_limit(effect)),
+            (title_of(effect, wording), wording.unit, effect, EFFECT_COLOURS, effect_limit(effect)),
         )
         for ax, (title, unit, values, colours, limit) in zip(axes, panels, strict=True):
             ax.imshow(grey, cmap="gray", vmin=0, vmax=255)
@@ -95,6 +95,13 @@ def write_heat_map(
             bar = figure.colorbar(drawn, ax=ax, orientation="horizontal", fraction=0.035, pad=0.03, label=unit)
             marks = (low, (low + high) / 2, high)
             bar.set_ticks(marks, labels=[f"{mark:.2g}".replace("-", "−") for mark in marks])
+
+
+def title_of(effect: Floats, wording: Wording) -> str:
+    """Title of a map of effects, which says where there are none."""
+    if np.abs(effect).max(initial=0.0) < ROUNDING:
+        return f"effect on the {wording.noun}: none beyond rounding"
+    return f"effect: change of the {wording.noun} by it"
 
 
 def _painted(bags: SlideBags, mosaic: Mosaic, values: Floats) -> Floats:
@@ -119,15 +126,37 @@ def _frames(ax: Axes, bags: SlideBags, mosaic: Mosaic, ranked: Mapping[int, int]
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2})  # fmt: skip
 
 
-def write_thumbnail(path: Path, bags: SlideBags, mosaic: Mosaic, effect: Floats, side_px: int = 220) -> None:
+def write_thumbnail(path: Path, bags: SlideBags, mosaic: Mosaic, effect: Floats) -> None:
     """A small map of effects for lists, JPEG: the slide in grey with the colours of the effects."""
-    grey = np.asarray(Image.fromarray(mosaic.image).convert("L"), dtype=np.float32)[..., None]
-    values = _painted(bags, mosaic, effect)
-    colours = 255 * _coloured(np.nan_to_num(values) / effect_limit(effect))
-    blended = np.where(np.isnan(values)[..., None], grey, 0.5 * grey + 0.5 * colours)
+    grey = np.asarray(Image.fromarray(mosaic.image).convert("L"))
+    _write_small(path, grey, _painted(bags, mosaic, effect), effect_limit(effect))
+
+
+def write_lesion_thumbnail(path: Path, slices: npt.NDArray[np.uint8], cam: Floats) -> None:
+    """A small Grad-CAM for lists, JPEG, over the widest of the slices; see `write_lesion`."""
+    grey = slices[slices.shape[0] // 2]
+    _write_small(path, grey, _over(cam, grey.shape[0]), _largest(cam))
+
+
+def _write_small(path: Path, grey: npt.NDArray[np.uint8], values: Floats, limit: float, side_px: int = 220) -> None:
+    """A picture [y, x] under the colours of `values` [y, x], NaN where there are none, made small."""
+    under = grey.astype(np.float32)[..., None]
+    colours = 255 * _coloured(np.nan_to_num(values) / limit)
+    blended = np.where(np.isnan(values)[..., None], under, 0.5 * under + 0.5 * colours)
     image = Image.fromarray(np.broadcast_to(blended, (*blended.shape[:2], 3)).clip(0, 255).astype(np.uint8))
     image.thumbnail((side_px, side_px))
     image.save(path, format="JPEG", quality=82)
+
+
+def _over(cam: Floats, side: int) -> Floats:
+    """[side, side] a coarse map, smooth over a crop of that side."""
+    smooth = Image.fromarray(cam.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
+    return np.asarray(smooth, dtype=np.float64)
+
+
+def _largest(values: Floats) -> float:
+    """The largest absolute value, or 1 where all are 0."""
+    return float(np.abs(values).max(initial=0.0)) or 1.0
 
 
 def _coloured(share: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -158,8 +187,7 @@ def write_lesion(path: Path, slices: npt.NDArray[np.uint8], cam: Floats, title: 
         noun: what the map is of.
     """
     side = slices.shape[1]
-    limit = effect_limit(cam)
-    smooth = np.asarray(Image.fromarray(cam.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC))
+    limit, smooth = _largest(cam), _over(cam, side)
     with canvas(path, (4.4, 3.55)) as figure:
         axes = figure.subplots(2, 3, gridspec_kw={"wspace": 0.02, "hspace": 0.02})
         figure.subplots_adjust(left=0.005, right=0.995, top=0.93, bottom=0.13)

@@ -156,7 +156,11 @@ def test_independent_delong__says_why_it_is_undefined() -> None:
     assert few.difference.reason == "one patient in a class gives no interval"
     assert few.difference.value == pytest.approx(-0.25)
     apart = ([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9])
-    assert independent_delong(apart, apart).difference.reason == "the difference has no variance"
+    for pair in ((apart, apart), (apart, good), (good, apart)):
+        found = independent_delong(*pair)
+        assert found.difference.reason == "DeLong's variance of one of the two AUCs is 0"
+        assert math.isnan(found.p)
+        assert math.isnan(found.difference.low)
 
 
 def test_independent_difference__of_symmetric_intervals_is_the_normal_one() -> None:

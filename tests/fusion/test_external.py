@@ -163,6 +163,13 @@ def test_validate__of_an_ensemble_averages_its_members(store: Path, tmp_path: Pa
     text = report.write_report(tmp_path / "out").read_text(encoding="utf-8")
     assert f"weights of {len(facts['model']['models'])} members" in text
     assert ("called at the mean of their thresholds" in text) == bool(folds)
+    for of_folds in (
+        "the mean of those that each member chose on its validation patients",
+        "mean of the members’ thresholds, each by the Youden index on the validation patients of its fold",
+    ):
+        assert (of_folds in text.replace("&#39;", "’")) == bool(folds)
+    assert ("chosen on validation patients of the run" in text) == (not folds)
+    assert ("interquartile ranges of the training patients of the first fold" in text) == bool(folds)
 
 
 def test_validate__keeps_the_omics_features_in_the_training_patients_scale(run: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from defusedxml import ElementTree
 
-from mumo.fusion import figures
+from mumo.fusion import figures, figures_quality
 
 DAYS = np.array([30.0, 60, 90, 200, 400, 30, 45, 500, 700, 900])
 EVENTS = np.array([1, 1, 0, 1, 0, 1, 1, 0, 1, 1], dtype=bool)
@@ -117,3 +117,11 @@ def test_learning__leaves_out_curves_without_values() -> None:
 def test_probabilities__count_patients_by_label() -> None:
     found = texts(figures.probabilities(np.array([1.0, 0, 0, np.nan]), np.full(4, 0.5), None, "test"))
     assert {"responders (1)", "non-responders (2)", "label unknown (1)"} <= set(found)
+
+
+def test_readers__legend_names_every_reader_whatever_the_name() -> None:
+    share = {"reader": {"value": 0.5, "low": 0.2, "high": 0.8}}
+    names = ["_Dr A", "<b>&", "$x_1$"]
+    points = [(name, {"sensitivity": share, "specificity": share}) for name in names]
+    drawn = figures_quality.readers(np.array([0.0, 1, 0, 1]), np.array([0.1, 0.7, 0.6, 0.9]), points, name="model")
+    assert {"model", *names} <= set(texts(drawn))

@@ -17,7 +17,7 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
 
 from mumo.errors import FitError
-from mumo.fusion import metrics
+from mumo.fusion import concordance, metrics
 from mumo.fusion.metrics import Estimate
 
 labelled_scores = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.integers(0, 6)), min_size=2, max_size=30).filter(
@@ -577,3 +577,24 @@ def test_evaluate__gives_each_centre_and_pattern_the_figures_of_its_patients() -
             assert values["sensitivity"] == point["sensitivity"].as_json()
             expected = metrics.concordance(group["os_days"], group["os_event"], group["risk"])
             assert values["os_c_index"]["value"] == pytest.approx(expected)
+
+
+def test_intervals__are_none_where_every_replicate_is_the_same() -> None:
+    labels, same = np.arange(20) % 2, np.full(20, 0.3)
+    days = np.arange(1.0, 21.0)
+    found = [
+        metrics.average_precision(labels, same, replicates=50, seed=0),
+        concordance.concordance_bootstrap(days, labels, same, replicates=50, seed=0),
+        concordance.uno(days, labels, same, replicates=50, seed=0),
+    ]
+    assert [estimate.value for estimate in found] == pytest.approx([0.5] * 3)
+    for estimate in found:
+        assert math.isnan(estimate.low)
+        assert "every replicate has the same value" in estimate.reason
+
+
+def test_auc_within__has_no_interval_where_every_group_is_separated() -> None:
+    found = metrics.auc_within([0, 0, 1, 1] * 2, [0.1, 0.2, 0.8, 0.9] * 2, ["a"] * 4 + ["b"] * 4)
+    assert found.value == 1
+    assert math.isnan(found.low)
+    assert "variance is 0" in found.reason

@@ -412,6 +412,18 @@ def test_write_report__shows_ablations_of_the_run(tmp_path: Path) -> None:
     assert "no reports 0.660 (0.400–0.800) 0.030 0.587 −0.050 (−0.200 to 0.100) 0.430" in text
 
 
+def test_write_report__says_when_ablations_were_trained_with_other_settings(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", run={"status": "finished", "store_digest": "d"})
+    folder = write_ablations(run / "ablations", "d", read_run(run).split)
+    config = Settings().model_dump(mode="json")
+    for epochs, bootstrap, said in ((100, 200, False), (4, 2000, True)):
+        config["fit"] |= {"epochs": epochs, "bootstrap": bootstrap, "survival_endpoint": "os"}
+        (folder / "members" / "full-seed-0" / "config.json").write_text(json.dumps(config))
+        page = page_of(run)
+        assert ("the split of this run, but other settings, so compare rows with each other" in page.text) is said
+        assert page.table("Model")["Model"][2] == "C-index, OS"
+
+
 def test_write_report__shows_ablations_of_a_folder_and_says_that_the_split_is_another(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", run={"status": "finished", "store_digest": "d"})
     folder = write_ablations(tmp_path / "apart", "d", {"P000": "train"})
@@ -520,6 +532,56 @@ def test_write_report__says_that_nobody_was_held_out(tmp_path: Path) -> None:
     assert "No part was held out" in page_of(write_run(tmp_path / "run", rows_of(parts=("train",)))).text
 
 
+def test_write_report__says_on_how_many_held_out_patients_windows_were_fitted(tmp_path: Path) -> None:
+    said = "windows of the CT were fitted on lesions of 5 of the test patients, too"
+    facts = {"status": "finished", "windows_fitted_on": {"train": 7, "test": 5}}
+    assert said in page_of(write_run(tmp_path / "run", run=facts)).text
+    for fitted in ({"train": 7}, {}):
+        run = write_run(tmp_path / f"other{len(fitted)}", run={"status": "finished", "windows_fitted_on": fitted})
+        assert "windows of the CT were fitted" not in page_of(run).text
+
+
+def test_methods__say_what_was_done_and_not_what_was_asked_for(tmp_path: Path) -> None:
+    config = Settings().model_dump(mode="json")
+    config["fit"]["split"]["file"] = "/data/someone/by-year.csv"
+    rows = rows_of()
+    run = write_run(tmp_path / "run", rows, config=config, run={"epochs": 12, "selected_epochs": [3, 1]})
+    evaluated = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps(evaluated | {"chosen_on": {"threshold": "validation"}}))
+    page = page_of(run)
+    assert "By patient, as the file …/by-year.csv says." in page.text
+    assert "stratified by label" not in page.text
+    assert "someone" not in page.text
+    assert "12 epochs of Adam" in page.text
+    assert "the weights of the 2 epochs with the highest AUC (then the lowest loss)" in page.text
+    assert "Threshold of the call: Youden index on the validation patients, then frozen" in page.text
+    none = page_of(write_run(tmp_path / "none", threshold=math.nan)).text
+    assert "No call: the patients who choose the threshold lack one of the two labels." in none
+    assert "Threshold of the call" not in none
+
+
+def test_methods__count_events_as_the_table_of_patients_does(tmp_path: Path) -> None:
+    rows = rows_of(pfs_event=True, pfs_days=lambda i: None if i % 2 else 10.0 + i, os_event=True)
+    page = page_of(write_run(tmp_path / "run", rows))
+    assert page.table("Part")["all"][-2:] == ["12 / 12", "24 / 24"]
+    assert "12 events of progression-free survival; 24 events of overall survival" in page.text
+
+
+def test_write_report__marks_small_counts_of_single_classes(tmp_path: Path) -> None:
+    rows = rows_of(120)
+    run = write_run(tmp_path / "run", rows)
+    sites = [
+        {"patient": row["patient"], "group": "patient_information", "item": "disease_sites", "unit": "", "value": None,
+         "classes": ["many", "others", "few"], "code": [float(i % 2), float(i % 2 == 0), float(i % 40 == 0)]}
+        for i, row in enumerate(rows)
+    ]  # fmt: skip
+    tables.write_table(run / "clinical.parquet", sites, CLINICAL)
+    parts = next(t for t in page_of(run).tables if t[0][0] == "Item")
+    p = {" ".join(row[0].split()): row[-1].strip() for row in parts}
+    assert p["few"].endswith("*")
+    assert not p["many"].endswith("*")
+
+
 # --- degenerate runs --------------------------------------------------------------------------------------
 
 
@@ -531,6 +593,7 @@ def test_write_report__says_that_nobody_was_held_out(tmp_path: Path) -> None:
         (rows_of(pfs_event=False, os_event=False), "no events"),
         (rows_of(pfs_days=None, pfs_event=None), "no known time"),
         (rows_of(probability=0.9), "nobody is in the high-risk group"),
+        (rows_of(probability=0.9), "Nobody at high risk."),
         (rows_of(1, parts=("test",)), "P000"),
         (rows_of(3), "P002"),
         (rows_of(modalities="both+genes"), "both+genes"),
@@ -624,3 +687,10 @@ def test_write_report__names_a_metric_that_is_not_in_the_file(tmp_path: Path) ->
     (run / "metrics.json").write_text(json.dumps(content))
     with pytest.raises(FitError, match=r"expected pfs.c_index in each part"):
         report.write_report(run)
+
+
+@pytest.mark.parametrize(("weights", "said"), [("random:0", True), ("imagenet", False), ("random.safetensors", False)])
+def test_write_report__says_where_the_network_has_learnt_nothing(tmp_path: Path, weights: str, said: bool) -> None:
+    text = page_of(write_run(tmp_path / "run", run={"status": "finished", "weights": weights})).text
+    assert ("A trial: the network behind the deep features of slides and CT" in text) is said
+    assert ("had its weights drawn at random (setting embed.weights)" in text) is said

@@ -256,7 +256,7 @@ def test_page__of_one_class_says_why_there_is_no_auc(tmp_path: Path, label: int)
     table = table_of(page, "Metric", "internal, test")
     assert table["AUC"][1] == f"– only {which} among the labelled patients"
     assert table["AUC"][2].startswith("–")
-    assert "Overall survival of the external patients by predicted risk" in page.text
+    assert "Overall survival of the external patients by risk group (high: predicted non-responders)" in page.text
     share = "Sensitivity" if label else "Specificity"
     assert any(name.startswith(share) and cells[0].endswith("of 40") for name, cells in page.table("Share").items())
 
@@ -299,6 +299,15 @@ def test_checklist__names_every_item_and_sections_that_the_page_has(tmp_path: Pa
     shown = page.table("TRIPOD+AI")
     assert [item.number for item in items] == list(shown)[1:]
     assert (shown["20c"][1].lower() == "comparisons") == external
+
+
+def test_page__claims_of_whom_it_is_no_more_than_was_checked(tmp_path: Path) -> None:
+    text = page_of(write_external(tmp_path / "out", external_rows(label=None))).text
+    assert "of which no patient was used" not in text
+    assert "that nobody is in both is checked by id, follow-up and items alone" in text
+    assert "All patients of the cohort who are new to the model." in text
+    assert "censored before the cut-off" not in text
+    assert "Youden index on other patients of the run" in text
 
 
 @pytest.mark.parametrize("external", [True, False])

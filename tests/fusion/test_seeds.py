@@ -118,6 +118,14 @@ def test_print_metrics__says_what_each_part_was_used_for(run: Path, capsys: pyte
     assert "nobody was held out from everything" in capsys.readouterr().out
 
 
+def test_fit_many__says_which_weights_the_deep_features_come_from(run: Path) -> None:
+    found = json.loads((run / "run.json").read_text())
+    member = json.loads((run / "members" / "seed-3" / "run.json").read_text())
+    assert found["weights"] == member["weights"] == "random:0"
+    assert found["weights_sha256"] == member["weights_sha256"]
+    assert "had learnt nothing" in (run / "report.html").read_text(encoding="utf-8")
+
+
 def test_fit_many__writes_a_card_of_the_ensemble(run: Path) -> None:
     card = (run / "MODEL_CARD.md").read_text(encoding="utf-8")
     found = json.loads((run / "metrics.json").read_text())

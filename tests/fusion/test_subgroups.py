@@ -50,6 +50,34 @@ def test_compare__tests_each_class_of_an_item_with_several() -> None:
     assert "one by one" in sites.test.reason
 
 
+def test_compare__marks_small_counts_of_the_test_that_they_are_in() -> None:
+    many = np.tile(HIGH, 20)
+    rare = np.zeros(120)
+    rare[:4] = 1
+    both = np.stack([np.ones(120), np.tile([1.0, 0, 0], 40), rare], axis=1)
+    sites = Characteristic("patient_information", "sites", "multi-hot", "", ("all", "some", "rare"), both)
+    (block,) = compare([sites], {"high": many, "low": ~many})
+    assert [line.small for line in block.lines] == [False, False, True]
+    assert not block.small
+    (sex,) = compare([SEX], {"high": HIGH, "low": ~HIGH})
+    assert sex.small
+
+
+def test_compare__standardised_difference_does_not_need_the_first_class() -> None:
+    shares = {"first": (30, 20), "second": (10, 40)}
+    groups = np.repeat([True, False], 50)
+    taken = np.concatenate([np.repeat([0, 1], counts) for counts in shares.values()])
+    two, three = np.eye(2)[taken], np.eye(3)[taken + 1]
+    smd = [
+        compare(
+            [Characteristic("g", "i", "one-hot", "", tuple("abc")[: code.shape[1]], code)], {"a": groups, "b": ~groups}
+        )
+        for code in (two, three)
+    ]
+    assert smd[0][0].smd > 0.5
+    assert smd[1][0].smd == pytest.approx(smd[0][0].smd)
+
+
 def test_compare__leaves_out_what_nobody_has() -> None:
     nothing = Characteristic("measures", "age", "number", "", (), np.full((2, 1), NAN))
     assert compare([nothing], {"all": np.ones(2, dtype=bool)}) == []

@@ -199,3 +199,33 @@ def test_compare_groups__leaves_out_who_has_no_threshold() -> None:
     assert (found["patients"], found["events"]) == (4, 4)
     assert [found["groups"][name]["patients"] for name in ("low", "high")] == [2, 1]
     assert found["log_rank_p"] == survival.log_rank(days[:3], events[:3] == 1, high[:3] == 1).as_json()
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_log_rank_of_groups__equals_lifelines_and_for_two_the_test_of_risk_groups(count: int) -> None:
+    from lifelines.statistics import multivariate_logrank_test
+
+    rng = np.random.default_rng(count)
+    days, events, group = rng.integers(1, 60, 40).astype(float), rng.random(40) < 0.7, rng.integers(0, count + 1, 40)
+    groups = [group == number for number in range(count)]  # the last group stands aside
+    found = survival.log_rank_of_groups(days, events, groups).value
+    there = group < count
+    assert found == pytest.approx(multivariate_logrank_test(days[there], group[there], events[there]).p_value)
+    if count == 2:
+        high = group[there] == 0
+        assert found == pytest.approx(survival.log_rank(days[there], events[there], high).value)
+
+
+@pytest.mark.parametrize(
+    ("days", "events", "reason"),
+    [
+        ([10.0, 11, 1, 2], [1, 1, 0, 0], "while both groups are under observation"),
+        ([10.0, 11, 1, 2], [0, 0, 0, 0], "no event"),
+    ],
+)
+def test_log_rank_of_groups__says_why_it_is_undefined(days: list[float], events: list[int], reason: str) -> None:
+    first = np.array([True, True, False, False])
+    found = survival.log_rank_of_groups(np.array(days), np.array(events) == 1, [first, ~first])
+    assert math.isnan(found.value)
+    assert reason in found.reason
+    assert "fewer than two" in survival.log_rank_of_groups(np.array(days), np.array(events) == 1, [first]).reason

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from packs import make_packed, write_clinical, write_store
+from packs import commit, make_packed, write_clinical, write_store
 from torch import nn
 
 from mumo.config import FitSettings, ModelSettings, Settings, SplitSettings
@@ -307,6 +307,22 @@ def test_fit__writes_a_whole_run(store: Path, tmp_path: Path) -> None:
     assert result["parts"].keys() == {"train", "validation", "test"}
     assert json.loads((run / "metrics.json").read_text()) == result
     assert result["threshold"] == info["threshold"]
+
+
+def test_fit__says_on_whose_lesions_the_windows_were_fitted(tmp_path: Path) -> None:
+    packed = make_packed(24, signal=1.0)
+    store = write_store(tmp_path / "store", packed)
+    items = sorted(set(map(str, packed.units["radiology"].sources)))
+    for item in items[1:]:
+        commit(store, "windows", item, lambda out: (out / "histograms.parquet").write_bytes(b"h"))
+    upstream = [("windows", item, "histograms.parquet") for item in items[1:]]
+    commit(store, "windows", "cohort", lambda out: (out / "windows.parquet").write_bytes(b"w"), upstream=upstream)
+    train.fit(tmp_path / "store", tmp_path / "run", settings(), device="cpu")
+    split = pd.read_csv(tmp_path / "run" / "split.csv").set_index("patient")["part"]
+    expected = split[[item.removeprefix("ct-C") for item in items[1:]]].value_counts().to_dict()
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert info["windows_fitted_on"] == expected
+    assert sum(expected.values()) == len(items) - 1
 
 
 @pytest.mark.parametrize(("test_share", "part"), [(0.3, "validation"), (0.0, "train")])

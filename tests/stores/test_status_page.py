@@ -87,3 +87,17 @@ def test_page__against_the_cohort_says_what_is_stale(store: Store, tmp_path: Pat
     write_status_page(store, status, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "1 done, 2 stale (2: settings.tiles.white_balance)" in text
+
+
+@pytest.mark.parametrize("kept", [0, 20, 60, 0.5])
+def test_page__names_broken_pictures_and_shows_the_others(store: Store, tmp_path: Path, kept: float) -> None:
+    for stage, item, name in (("tiles", "slide-S2", "quality.png"), ("rois", "ct-C1", "contact.png")):
+        file = Path(str(store.part(stage, item, name)))
+        data = file.read_bytes()
+        file.unlink()
+        file.write_bytes(data[: kept if isinstance(kept, int) else int(kept * len(data))])
+    text = page(store, tmp_path)
+    assert [alt for alt, _ in shown(text)] == ["Slides: slide-S1", "Windows: cohort"]
+    assert "<td>slide-S2</td><td>quality.png cannot be read</td>" in text
+    assert "<td>ct-C1</td><td>contact.png cannot be read</td>" in text
+    assert "Not shown here" not in text

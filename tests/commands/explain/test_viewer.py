@@ -15,7 +15,7 @@ from made_pages import COLOURS, SIDE, slide, write_slide_page
 from PIL import Image
 
 from mumo.commands.explain.mosaic import put_together, word_corners, word_side
-from mumo.commands.explain.pictures import write_heat_map, write_thumbnail
+from mumo.commands.explain.pictures import write_heat_map, write_lesion_thumbnail, write_thumbnail
 from mumo.commands.explain.viewer import BAG_SIDES, BAGS_BYTES, BYTES_A_PIXEL, bag_side
 from mumo.errors import StoreError
 from mumo.fusion.explained import WORDING
@@ -83,3 +83,13 @@ def test_heat_map__is_drawn_with_and_without_pixels(tmp_path: Path) -> None:
         assert Image.open(tmp_path / "map.png").width > 1000
         write_thumbnail(tmp_path / "small.jpg", bags, mosaic, values)
         assert max(Image.open(tmp_path / "small.jpg").size) == 220
+
+
+def test_lesion_thumbnail__orange_raises_and_purple_lowers(tmp_path: Path) -> None:
+    slices = np.full((3, 64, 64), 128, np.uint8)
+    cam = np.array([[1.0, 1.0], [-1.0, -1.0]])
+    write_lesion_thumbnail(tmp_path / "small.jpg", slices, cam)
+    pixels = np.asarray(Image.open(tmp_path / "small.jpg")).astype(int)
+    assert pixels.shape == (64, 64, 3)
+    assert (pixels[:10, :, 0] > pixels[:10, :, 2] + 20).all()
+    assert (pixels[-10:, :, 2] > pixels[-10:, :, 1] + 20).all()
