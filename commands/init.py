@@ -65,6 +65,11 @@ def _print_found(draft: Draft) -> None:
     else:
         files = f"{table.with_files} of them in paths of files"
         typer.echo(f"patients: {len(table.ids)} ids in {table.path}, column {table.column!r}, {files}")
+        if table.repeated:
+            typer.echo(f"  {len(table.repeated)} of them in several rows: keep a row a patient")
+    for further in draft.further:
+        sheet = f", sheet {further.how.sheet!r}" if further.how.sheet else ""
+        typer.echo(f"  also in {further.path}{sheet}: stands in cohort.toml as [[reports]], behind #")
     renamed = sum(one != study for one, study in draft.study_ids.items())
     if renamed:
         typer.echo(f"patients: {renamed} id(s) that are no study ids got one, see [patients.values.patient]")

@@ -84,6 +84,23 @@ def _words_to_map(problems: list[Problem]) -> Iterator[str]:
         for word in found:
             yield f'{json.dumps(word, ensure_ascii=False)} = "?"'
         yield ""
+    if several := _in_unlike_columns(words):
+        from ..pipeline.cohorts.cohort_file import DEFAULT_UNKNOWN
+
+        listed = json.dumps([*DEFAULT_UNKNOWN, *several], ensure_ascii=False)
+        yield f"# {', '.join(several)}: in several columns. If that means unknown, list it once, in the section of each"
+        yield f"# table that has it, instead of mapping it: unknown = {listed}"
+        yield ""
+
+
+def _in_unlike_columns(words: Mapping[tuple[str, str, str], list[str]]) -> list[str]:
+    """Words that stand in columns which accept different things, and so are hardly an answer to any."""
+    asked: dict[str, set[str]] = {}
+    for (_, _, expected), found in words.items():
+        for word in found:
+            asked.setdefault(word.casefold(), set()).add(expected)
+    every = dict.fromkeys(word for found in words.values() for word in found)
+    return [word for word in every if len(asked.pop(word.casefold(), ())) > 1]
 
 
 def print_dry_run(cohort: Cohort, store: Place, settings: Settings, choice: Choice, as_json: bool) -> None:

@@ -176,7 +176,8 @@ def _missing(store: Store, records: Mapping[str, Mapping[str, Record]]) -> list[
     for stage in ("tiles", "rois"):
         failed = sorted(store.failures(stage))
         if failed:
-            warnings.append(f"{len(failed)} item(s) of `{stage}` failed and are missing modalities: {_some(failed)}")
+            what = "slides" if stage == "tiles" else "CT studies"
+            warnings.append(f"{len(failed)} of the {what} could not be extracted and count as missing: {_some(failed)}")
     for kind in _KINDS:
         index = [item for item, record in records[kind.index_stage].items() if record.status == "ok"]
         lost = [item for item in index if item.startswith(kind.prefix) and item not in records["embed"]]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -95,6 +96,20 @@ def test_check__words_to_map_are_lines_for_the_cohort_file(cohort: Path, capsys:
     text = cohort.read_text().replace('[patients.values.sex]\nm = "male"\n', "") + words
     cohort.write_text(text)
     assert run("check", cohort) == 0
+
+
+def test_check__a_word_of_several_columns_may_mean_unknown(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (cohort.parent / "patients.csv").write_text("id,sex,best\nP1,-,PR\nP2,unbek.,-\nP3,m,PD\n")
+    assert run("check", cohort) == 2
+    said = capsys.readouterr().out
+    (listed,) = re.findall(r"# -: in several columns.*\n# table that has it.*: (unknown = .*)\n", said)
+    unknown = listed.removesuffix("]") + ', "unbek."]'
+    text = cohort.read_text().replace("[patients]\n", f"[patients]\n{unknown}\n")
+    cohort.write_text(text)
+    assert run("check", cohort) == 0
+    (cohort.parent / "patients.csv").write_text("id,sex,best\nP1,weibl.,PR\nP2,m,n.b.\n")
+    assert run("check", cohort) == 2
+    assert "in several columns" not in capsys.readouterr().out
 
 
 def test_check__says_that_files_fail_alone(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -176,7 +176,7 @@ class CellReader:
 
 
 class IntervalReader:
-    """Reads a field of days from two columns of dates: from the first to the last."""
+    """Reads a field of days from columns of dates: from the first to the first of the others that a row has."""
 
     def __init__(
         self, table: str, columns: Sequence[str], section: TableSection, spec: FieldSpec, places: Sequence[int]
@@ -187,27 +187,38 @@ class IntervalReader:
 
     def word(self, cells: Sequence[str]) -> str | None:
         """Both dates as they stand, or none where one of them is unknown."""
-        dates = [cells[place] for place in self._places]
-        return None if any(date.casefold() in self._unknown for date in dates) else " – ".join(dates)
+        ends = self._ends(cells)
+        return " – ".join(cells[self._places[index]] for index in ends) if ends else None
+
+    def is_last(self, cells: Sequence[str]) -> bool:
+        """Whether the last date is from the last of several columns, because those before it have none."""
+        last = len(self._columns) - 1
+        return last > 1 and self._ends(cells) == (0, last)
+
+    def _ends(self, cells: Sequence[str]) -> tuple[int, int] | None:
+        """Which of the columns have the first and the last date."""
+        known = [index for index, place in enumerate(self._places) if cells[place].casefold() not in self._unknown]
+        return (0, known[1]) if known[:1] == [0] and len(known) > 1 else None
 
     def read(self, place: str, cells: Sequence[str]) -> tuple[Any, Problem | None]:
         """The days between the two dates, and what is wrong with them."""
-        if self.word(cells) is None:
+        ends = self._ends(cells)
+        if ends is None:
             return None, None
         dates = []
-        for column, index in zip(self._columns, self._places, strict=True):
+        for column, cell in ((self._columns[index], cells[self._places[index]]) for index in ends):
             try:
-                dates.append(parse_date(cells[index], self._order))
+                dates.append(parse_date(cell, self._order))
             except CellError as error:
                 remedy = f"{error.hint}Correct the cell, or list its word in `unknown`."
-                return None, Problem(self._table, place, column, shorten(cells[index]), error.expected, remedy)
+                return None, Problem(self._table, place, column, shorten(cell), error.expected, remedy)
         days = (dates[1] - dates[0]).days
         try:
             return self._spec.parse(str(days)), None
         except CellError:
             found = f"{dates[1]}, {days} days after {self._columns[0]!r}"
             remedy = "Correct the dates, or the order of the two columns."
-            return None, Problem(self._table, place, self._columns[1], found, self._spec.expected, remedy)
+            return None, Problem(self._table, place, self._columns[ends[1]], found, self._spec.expected, remedy)
 
     def check_targets(self) -> list[Problem]:
         """Nothing: there are no words."""

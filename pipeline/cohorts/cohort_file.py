@@ -57,8 +57,9 @@ class TableSection(TableFormat):
     """mumo's field = the user's column; columns that are not named here are not read."""
     constants: dict[str, Scalar] = Field(default_factory=dict)
     """mumo's field = the value of every row."""
-    intervals: dict[str, tuple[str, str]] = Field(default_factory=dict)
-    """mumo's field of days = your columns of the first and the last date."""
+    intervals: dict[str, Annotated[tuple[str, ...], Field(min_length=2)]] = Field(default_factory=dict)
+    """mumo's field of days = your columns of the first and the last date; of several last ones (progression, then last
+    contact) the first that a row has counts."""
     units: dict[str, Literal["days", "weeks", "months", "years"]] = Field(default_factory=dict)
     """mumo's field of days = the unit in which your column has it; a month is 365.25 / 12 days."""
     values: dict[str, dict[str, Scalar]] = Field(default_factory=dict)
@@ -67,7 +68,7 @@ class TableSection(TableFormat):
 
     @property
     def given(self) -> frozenset[str]:
-        """Fields that the table gives, by a column, a constant or two dates."""
+        """Fields that the table gives, by a column, a constant or columns of dates."""
         return frozenset((*self.columns, *self.constants, *self.intervals))
 
 

@@ -216,31 +216,31 @@ def _her2_shares(tables: PatientTables, patient: PatientRow) -> Iterable[Problem
 
 
 def _outcome(tables: PatientTables, patient: PatientRow, name: str) -> Iterable[Problem]:
-    """An event without a time counts as unknown; a time without an event is of use for the label rule alone."""
+    """An event without a time counts as unknown; a time without an event is of use for the label rule alone.
+
+    What is left out, or taken from a date that may be another's, is said.
+    """
     days, event = patient.values[f"{name}_days"], patient.values[f"{name}_event"]
     if patient.is_bad(f"{name}_days", f"{name}_event"):
         return
+    field_name, found, expected, remedy = f"{name}_days", "", "", "The patient is left out of this survival outcome."
     if event and days is None:
         patient.values[f"{name}_event"] = None
-        yield tables.problem(
-            patient,
-            f"{name}_event",
-            found=f"an event without {name}_days",
-            expected="a time for each event",
-            remedy="It counts as unknown, and the patient is left out of this survival outcome.",
-            severity="warning",
+        field_name, found, expected = f"{name}_event", f"an event without {name}_days", "a time for each event"
+        remedy = "It counts as unknown, and the patient is left out of this survival outcome."
+    elif event is False and days is None:
+        found, expected = f"no event, and no {name}_days", "the time to the last follow-up of who has no event"
+        remedy += (
+            " Without those who have no event, survival looks worse than it is. A date of the last follow-up can be "
+            f"named after that of the event: [….intervals] {name}_days = [start, event, last follow-up]."
         )
-    if days is not None and event is None:
-        found = f"a time without {name}_event"
-        remedy = "The patient is left out of this survival outcome."
-        yield tables.problem(
-            patient,
-            f"{name}_days",
-            found=found,
-            expected="an event or censoring for each time",
-            remedy=remedy,
-            severity="warning",
-        )
+    elif days is not None and event is None:
+        found, expected = f"a time without {name}_event", "an event or censoring for each time"
+    elif event and any(f"{name}_days" in row.last_resorts for row in patient.rows.values()):
+        found, expected = "an event, of whose columns of a last date only the last is filled in", "the event's date"
+        remedy = "The time ends with the last column; correct it where that is not the date of the event."
+    if found:
+        yield tables.problem(patient, field_name, found=found, expected=expected, remedy=remedy, severity="warning")
 
 
 def _months(tables: PatientTables) -> Iterable[Problem]:

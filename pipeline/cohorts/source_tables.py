@@ -43,6 +43,8 @@ class RawTable:
     """Line and number of cells of the rows that had more or fewer."""
     header_line: int = 1
     """Line or row number of the header."""
+    above: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    """Line or row number and cells of what stands above the header."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Row:
     values: dict[str, Any]
     bad: frozenset[str] = frozenset()
     """Fields whose cell or column is a problem already, so that nothing further is said of their being unknown."""
+    last_resorts: frozenset[str] = frozenset()
+    """Fields of days that end with the last of several columns of dates, because the ones before it are unknown."""
 
     @property
     def place(self) -> str:
@@ -184,7 +188,8 @@ def _read_row(
             problems.append(wrong)
         if wrong or (row.values[field] is None and reader.word(cells) is not None):
             bad.add(field)
-    return replace(row, bad=frozenset(bad)), problems
+    last = {field for field, reader in readers.items() if isinstance(reader, IntervalReader) and reader.is_last(cells)}
+    return replace(row, bad=frozenset(bad), last_resorts=frozenset(last)), problems
 
 
 def _check_names(name: str, section: TableSection, specs: Mapping[str, FieldSpec]) -> list[Problem]:
@@ -262,7 +267,7 @@ def _place(column: str, header: Sequence[str]) -> int:
 def _what_is_there(raw: RawTable, wanted: Mapping[str, Sequence[str]]) -> str:
     """A sentence with the row that could be the header, or with the columns that there are."""
     names = {_column_name(column) for columns in wanted.values() for column in columns}
-    for line, cells in raw.rows[:_HEADER_WITHIN]:
+    for line, cells in (*raw.above, *raw.rows[:_HEADER_WITHIN]):
         if 2 * len(names & {_column_name(cell) for cell in cells}) > len(names):
             return f"Row {line} has them: set header_row = {line}. "
     shown = ", ".join(shorten(header, 40) for header in raw.header[:_SHOWN_COLUMNS] if header)
@@ -317,8 +322,12 @@ def _as_table(path: Path, lines: Iterable[tuple[int, list[str]]], header_row: in
     header_line = 0
     rows: list[tuple[int, tuple[str, ...]]] = []
     ragged = []
+    above = []
     for line, cells in lines:
-        if not any(cells) or (header_row is not None and line < header_row):
+        if not any(cells):
+            continue
+        if header_row is not None and line < header_row:
+            above.append((line, tuple(cells)))
             continue
         if not header:
             header, header_line = tuple(_column_name(cell) for cell in cells), line
@@ -336,7 +345,7 @@ def _as_table(path: Path, lines: Iterable[tuple[int, list[str]]], header_row: in
         )
         expected = "commas (.csv) or tabs (.tsv) between columns"
         raise TableError(path, expected=expected, found="semicolons", remedy=remedy)
-    return RawTable(header, tuple(rows), tuple(ragged), header_line)
+    return RawTable(header, tuple(rows), tuple(ragged), header_line, tuple(above))
 
 
 def _column_name(text: str) -> str:

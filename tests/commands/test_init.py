@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -54,3 +55,18 @@ def test_init__dry_run_writes_nothing(folder: Path, capsys: pytest.CaptureFixtur
 def test_init__pattern_without_the_field_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("init", folder, "--patient", "slides/*") == 2
     assert "expected {patient} once" in capsys.readouterr().err
+
+
+def test_init__names_repeated_ids_and_further_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "list.csv").write_text("id,best\nP01,PR\nP02,PD\nP03,SD\nP01,PR\n")
+    (folder / "outcome.csv").write_text('Größe;"Pat-ID";Tod\n1;P01;ja\n2;P02;nein\n', encoding="cp1252")
+    assert run("init", folder) == 0
+    said = capsys.readouterr().out
+    assert "  1 of them in several rows: keep a row a patient" in said
+    assert "  also in outcome.csv: stands in cohort.toml as [[reports]], behind #" in said
+    _, _, block = (folder / "cohort.toml").read_text(encoding="utf-8").partition("# [[reports]]\n")
+    lines = [line.removeprefix("# ") for line in block.partition("\n\n")[0].splitlines()]
+    (report,) = tomllib.loads("\n".join(["[[reports]]", *lines]))["reports"]
+    assert (report["table"], report["separator"], report["encoding"]) == ("outcome.csv", ";", "cp1252")
+    assert report["columns"] == {"patient": "Pat-ID"}
+    assert '"Größe", "Pat-ID", "Tod"' in (folder / "cohort.toml").read_text(encoding="utf-8")

@@ -25,7 +25,7 @@ from mumo.errors import StoreError
 from mumo.stores import arrays, pack, packed, specs
 from mumo.stores.pack import pack as pack_store
 from mumo.stores.packed import Packed
-from mumo.stores.records import Store
+from mumo.stores.records import Failure, Store
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +242,16 @@ def test_pack__of_a_failed_slide_leaves_the_modality_missing_and_says_so(
     if stage == "embed":
         assert any(f"1 item(s) have no deep features and are missing modalities: {item}" in w for w in found.warnings)
         assert item in caplog.text
+
+
+def test_pack__names_slides_and_studies_that_could_not_be_extracted(store: Store) -> None:
+    slide, study = sorted(store.records("tiles"))[0], sorted(store.records("rois"))[0]
+    store.fail(Failure("tiles", slide, "f", "SlideError", "cut short", 1))
+    store.fail(Failure("rois", study, "f", "ImageError", "a slice is missing", 1))
+    assert pack_store(store).warnings[:2] == (
+        f"1 of the slides could not be extracted and count as missing: {slide}",
+        f"1 of the CT studies could not be extracted and count as missing: {study}",
+    )
 
 
 def test_pack__of_a_slide_without_omics_has_missing_values(store: Store, original: Packed) -> None:

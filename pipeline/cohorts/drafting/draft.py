@@ -10,7 +10,7 @@ from pathlib import Path
 from ....errors import ConfigError
 from .ct import CtStudies, draft_ct
 from .naming import ByFolder, ByIds, ByPattern, Naming, NoPatient, SafeIds
-from .patients_table import PatientsTable, find_patients_table
+from .patients_table import PatientsTable, find_patients_tables, further_tables
 from .scan import Scan, scan_folder
 from .slides import Slides, draft_slides
 
@@ -26,6 +26,8 @@ class Draft:
     scan: Scan
     table: PatientsTable | None
     """The table of patients; none: there is none, or none with ids that stand in paths."""
+    further: list[PatientsTable]
+    """Other tables and sheets with a row a patient."""
     study_ids: dict[str, str]
     """Patient as named in the table or the paths → the id that stands in the drafted tables."""
     slides: Slides
@@ -61,7 +63,8 @@ def draft_cohort(
     files = [*scan.slides, *scan.volumes, *(place / "slices" for place in scan.dicom)]
     if not files:
         raise ConfigError(f"{folder}: expected slides, DICOM series, or NIfTI, NRRD or MHA volumes, found none of them")
-    table = find_patients_table(folder, scan.tables, files)
+    tables = find_patients_tables(folder, scan.tables, files)
+    table = tables[0] if tables else None
     naming: Naming = ByPattern(patterns) if patterns else ByIds(table.ids) if table else ByFolder()
     study_ids = _study_ids(table, naming, files)
     counter = count(1)
@@ -70,7 +73,8 @@ def draft_cohort(
         progress(next(counter), len(files))
 
     slides = draft_slides(scan, naming, study_ids, looked_at)
-    return Draft(folder, scan, table, study_ids, slides, draft_ct(scan, naming, study_ids, looked_at))
+    studies = draft_ct(scan, naming, study_ids, looked_at)
+    return Draft(folder, scan, table, further_tables(tables), study_ids, slides, studies)
 
 
 def _study_ids(table: PatientsTable | None, naming: Naming, files: Sequence[Path]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,17 +38,19 @@ class PatientsTable:
     """Its cells, each once."""
     with_files: int
     """How many of them stand in paths of files."""
+    repeated: tuple[str, ...] = ()
+    """Those that stand in several of its cells."""
 
 
-def find_patients_table(folder: Path, tables: Sequence[Path], files: Sequence[Path]) -> PatientsTable | None:
-    """The table, and in it the column, with most ids that stand in paths of `files`; none where no table has any."""
-    best: PatientsTable | None = None
-    for table in tables:
-        for how in _formats(folder / table):
-            found = _ids_in(folder, table, how, files)
-            if found is not None and (best is None or found.with_files > best.with_files):
-                best = found
-    return best
+def find_patients_tables(folder: Path, tables: Sequence[Path], files: Sequence[Path]) -> list[PatientsTable]:
+    """The tables and sheets with a column of ids that stand in paths of `files`, the one with most such ids first."""
+    found = [one for table in tables for how in _formats(folder / table) if (one := _ids_in(folder, table, how, files))]
+    return sorted(found, key=lambda one: -one.with_files)
+
+
+def further_tables(found: Sequence[PatientsTable]) -> list[PatientsTable]:
+    """Those after the first that have rows of its patients, one a patient."""
+    return [one for one in found[1:] if not one.repeated and len(set(one.ids) & set(found[0].ids)) >= _MIN_PATIENTS]
 
 
 def _formats(path: Path) -> Iterable[TableFormat]:
@@ -86,11 +89,10 @@ def _ids_in(folder: Path, table: Path, how: TableFormat, files: Sequence[Path]) 
     place = next(number for number, count in enumerate(filled) if 2 * count >= max(filled))
     header_line, header = lines[place]
     best, best_count = -1, _MIN_PATIENTS - 1
-    best_ids: tuple[str, ...] = ()
+    best_ids: Counter[str] = Counter()
     for column in range(len(header)):
-        cells = (cells[column] for _, cells in lines[place + 1 :] if column < len(cells) and cells[column])
-        ids = tuple(dict.fromkeys(cells))
-        count = _with_files(ids, files) if header[column] else 0
+        ids = Counter(cells[column] for _, cells in lines[place + 1 :] if column < len(cells) and cells[column])
+        count = _with_files(tuple(ids), files) if header[column] else 0
         if count > best_count:
             best, best_count, best_ids = column, count, ids
     if best < 0:
@@ -101,8 +103,9 @@ def _ids_in(folder: Path, table: Path, how: TableFormat, files: Sequence[Path]) 
         decimal_comma=any(_DECIMAL_COMMA.fullmatch(cell) for _, cells in lines[place + 1 :] for cell in cells),
         header=tuple(" ".join(name.split()) for name in header),
         column=" ".join(header[best].split()),
-        ids=best_ids,
+        ids=tuple(best_ids),
         with_files=best_count,
+        repeated=tuple(one for one, cells in best_ids.items() if cells > 1),
     )
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from ....config import LESION_TYPES, ClinicalSettings
 from ....errors import ConfigError
-from ..cohort_file import DEFAULT_CUTOFF_DAYS
+from ..cohort_file import DEFAULT_CUTOFF_DAYS, DEFAULT_UNKNOWN
 from ..fields import MEANINGS, patient_fields
 from .draft import FILES, Draft
+from .patients_table import PatientsTable
 
 PATIENTS = "patients.csv"
 _OUTCOMES = ("recist", "pfs_days", "pfs_event")
@@ -73,6 +74,8 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def _cohort_file(draft: Draft) -> str:
     lines = ["format_version = 1", f"name = {_quoted(draft.folder.resolve().name)}", ""]
     lines += _patients(draft)
+    for table in draft.further:
+        lines += _report(table)
     groups = ", ".join(f"{_quoted(name)} = {days:g}" for name, days in list(DEFAULT_CUTOFF_DAYS.items())[:1])
     lines += ["[labels]  # treatment group = PFS in days above which stable disease counts as response"]
     lines += [f"cutoff_days = {{ {groups} }}", ""]
@@ -103,12 +106,11 @@ def _patients(draft: Draft) -> list[str]:
         lines += [f"{name} = {_quoted(name)}" for name in given]
     else:
         given = ("patient",)
-        lines = ["[patients]", f"table = {_quoted(table.path.as_posix())}"]
-        how = table.how.model_dump(exclude_defaults=True) | ({"decimal": ","} if table.decimal_comma else {})
-        lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in how.items()]
+        lines = ["[patients]", *_source(table)]
         lines += ["# Its columns:", *(f"#   {_quoted(name)}" for name in table.header if name)]
         lines += ["", "[patients.columns]", f"patient = {_quoted(table.column)}"]
     lines += ["# Name your column for what you have, and take away the #. Needed: recist, or pfs_days with pfs_event."]
+    lines += ["# mumo has no use for columns that are none of these."]
     fields = patient_fields(ClinicalSettings())
     for name, spec in fields.items():
         if name not in given:
@@ -117,9 +119,36 @@ def _patients(draft: Draft) -> list[str]:
     if renamed:
         lines += ["", "[patients.values.patient]  # ids that are no study ids"]
         lines += [f"{_quoted(one)} = {_quoted(study)}" for one, study in renamed.items()]
-    lines += ["", "# [patients.intervals]  # a time in days from two columns of dates", '# pfs_days = ["start", "end"]']
+    lines += ["", "# [patients.intervals]  # days from a column of dates to the first of the others that a row has"]
+    lines += ['# pfs_days = ["start", "progression", "last contact"]']
     lines += ["# [patients.units]  # a time in another unit than days", '# os_days = "months"', ""]
     return lines
+
+
+def _source(table: PatientsTable) -> list[str]:
+    """The keys that say where a table is and how it is read."""
+    how = table.how.model_dump(exclude_defaults=True) | ({"decimal": ","} if table.decimal_comma else {})
+    return [
+        f"table = {_quoted(table.path.as_posix())}",
+        *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in how.items()),
+        f"# unknown = {json.dumps(DEFAULT_UNKNOWN, ensure_ascii=False)}  # words that mean unknown; add yours",
+    ]
+
+
+def _report(table: PatientsTable) -> list[str]:
+    """A further table of the patients, as a comment: whether it is of use is the user's to say."""
+    columns = ", ".join(_quoted(name) for name in table.header if name)
+    return [
+        "# A further table of the patients, for the fields of [patients.columns] that stand in it: take away the #,",
+        f"# and name them. Its columns: {columns}",
+        "# [[reports]]",
+        *(f"# {line.removeprefix('# ')}" for line in _source(table)),
+        "# [reports.columns]",
+        f"# patient = {_quoted(table.column)}",
+        "# [reports.intervals]",
+        '# pfs_days = ["start", "progression", "last contact"]',
+        "",
+    ]
 
 
 def _quoted(text: str) -> str:

@@ -329,9 +329,29 @@ def test_load_cohort__event_needs_a_time_and_a_time_an_event(tmp_path: Path) -> 
     assert [(problem.row, problem.column, problem.severity) for problem in cohort.warnings] == [
         ("P1 (line 2)", "P", "warning"),
         ("P1 (line 2)", "D", "warning"),
+        ("P2 (line 3)", "PFS", "warning"),
         ("P3 (line 4)", "PFS", "warning"),
     ]
     assert [cohort.patients[0].fields[name] for name in ("pfs_event", "os_event")] == [None, None]
+
+
+def test_load_cohort__censored_patients_without_a_time_are_named(tmp_path: Path) -> None:
+    toml = with_columns(pfs_event="P") + '[patients.intervals]\npfs_days = ["start", "progression"]\n'
+    tables = {"patients.csv": ["id,start,progression,contact,P", "P1,1.1.2020,1.3.2020,,1", "P2,1.1.2020,,1.5.2020,0"]}
+    (warning,) = load(tmp_path, toml, tables).warnings
+    assert (warning.row, warning.found) == ("P2 (line 3)", "no event, and no pfs_days")
+    assert "survival looks worse" in warning.remedy and "last follow-up" in warning.remedy
+    cohort = load(tmp_path, toml.replace('"progression"]', '"progression", "contact"]'), tables)
+    assert cohort.warnings == ()
+    assert [patient.fields["pfs_days"] for patient in cohort.patients] == [60, 121]
+
+
+def test_load_cohort__an_event_dated_by_the_last_column_is_named(tmp_path: Path) -> None:
+    toml = with_columns(pfs_event="P") + '[patients.intervals]\npfs_days = ["start", "progression", "contact"]\n'
+    lines = ["id,start,progression,contact,P", "P1,1.1.2020,1.3.2020,1.5.2020,1", "P2,1.1.2020,,1.5.2020,1"]
+    cohort = load(tmp_path, toml, {"patients.csv": lines})
+    assert [(problem.row, problem.expected) for problem in cohort.warnings] == [("P2 (line 3)", "the event's date")]
+    assert [patient.fields["pfs_event"] for patient in cohort.patients] == [True, True]
 
 
 def test_load_cohort__a_bad_time_is_not_reported_twice(tmp_path: Path) -> None:
@@ -580,6 +600,7 @@ def test_load_cohort__all_problems_of_all_tables_at_once(tmp_path: Path) -> None
         ("patients", "P1 (line 3)", "Age"),
         ("patients", "P1 (line 3)", "TILs"),
         ("patients", "P1 (line 3)", "HER2"),
+        ("patients", "P1 (line 3)", "pfs_days"),
         ("patients", "line 4", "id"),
         ("patients", "line 4", "HER2"),
         ("patients", "line 4", "event"),
@@ -592,9 +613,9 @@ def test_load_cohort__all_problems_of_all_tables_at_once(tmp_path: Path) -> None
         ("lesions", "L2 (line 3)", "organ"),
         ("lesions", "L2 (line 3)", "x0"),
     }
-    assert len(found) == 18
+    assert len(found) == 19
     severities = [problem.severity for problem in found]
-    assert severities == ["error"] * 16 + ["warning"] * 2
+    assert severities == ["error"] * 16 + ["warning"] * 3
     assert all(problem.expected and problem.found and problem.remedy for problem in found)
 
 

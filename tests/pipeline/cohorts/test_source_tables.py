@@ -397,6 +397,9 @@ def test_read_fields__header_in_another_row_is_found_and_named(tmp_path: Path) -
     lines = ["As of March,,", "id,sex,age", "P1,male,61"]
     _, problems = read(tmp_path, lines, columns={"sex": "sex", "age": "age"})
     assert "Row 2 has them: set header_row = 2." in problems[0].remedy
+    _, problems = read(tmp_path, lines[1:], columns={"sex": "sex", "age": "age"}, header_row=2)
+    assert "Row 1 has them: set header_row = 1." in problems[0].remedy
+    assert "male" not in problems[0].remedy
     table, problems = read(tmp_path, lines, columns={"sex": "sex", "age": "age"}, header_row=2)
     assert problems == []
     assert column(table, "age") == [61.0]
@@ -499,3 +502,28 @@ def test_read_fields__interval_column_that_is_not_there(tmp_path: Path) -> None:
     table, problems = read(tmp_path, ["id,start", "P1,2020-01-01"], intervals={"pfs_days": ("start", "ende")})
     assert [(p.column, p.expected) for p in problems] == [("ende", "one column for pfs_days")]
     assert table.rows[0].bad == {"pfs_days"}
+
+
+def test_read_fields__of_several_last_dates_the_first_that_is_known_counts(tmp_path: Path) -> None:
+    lines = [
+        "id,start,progression,contact",
+        "P1,1.1.2020,11.1.2020,1.3.2020",
+        "P2,1.1.2020,-,31.1.2020",
+        "P3,1.1.2020,,",
+        "P4,,11.1.2020,1.3.2020",
+    ]
+    dates = {"pfs_days": ("start", "progression", "contact")}
+    table, problems = read(tmp_path, lines, intervals=dates, unknown=("", "-"))
+    assert problems == []
+    assert column(table, "pfs_days") == [10, 30, None, None]
+    assert [row.last_resorts for row in table.rows] == [frozenset(), {"pfs_days"}, frozenset(), frozenset()]
+
+
+def test_read_fields__a_last_date_that_cannot_be_read_is_not_passed_over(tmp_path: Path) -> None:
+    lines = ["id,start,progression,contact", "P1,1.1.2020,31.02.2020,1.3.2020", "P2,1.1.2020,,1.12.2019"]
+    table, problems = read(tmp_path, lines, intervals={"pfs_days": ("start", "progression", "contact")})
+    assert [(p.column, p.found) for p in problems] == [
+        ("progression", "'31.02.2020'"),
+        ("contact", "2019-12-01, -31 days after 'start'"),
+    ]
+    assert [row.bad for row in table.rows] == [{"pfs_days"}, {"pfs_days"}]
