@@ -14,7 +14,6 @@ the log odds of response.
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from . import mil
 from .checkpoint import write_atomically, write_json
 from .comparison import MODEL, compare_predictors
 from .estimates import Numbers
+from .pooling import patient_means, unit_features
 from .predict import Scores, prediction_frame, prediction_rows, save_predictions
 from .runfiles import RunFiles, read_run
 from .splits import read_split
@@ -203,21 +203,10 @@ def blocks_of(packed: Packed) -> Blocks:
     for modality, units in packed.units.items():
         if len(units.features):
             codes.append(packed.times[modality])
-            pooled[f"{modality}-deep"] = patient_means(mil.unit_features(units), units.offsets)
+            pooled[f"{modality}-deep"] = patient_means(unit_features(units), units.offsets)
             if units.omics_columns:
                 pooled[f"{modality}-omics"] = patient_means(np.asarray(units.omics, dtype=np.float64), units.offsets)
     return Blocks(np.concatenate(codes, axis=1).astype(np.float64) if codes else np.zeros((0, 0)), pooled)
-
-
-def patient_means(values: Numbers, offsets: npt.NDArray[np.int64]) -> Numbers:
-    """[patient, feature] mean over each patient's units, of the known values; NaN without any."""
-    out = np.full((len(offsets) - 1, values.shape[1]), np.nan)
-    for patient, (first, end) in enumerate(itertools.pairwise(offsets)):
-        rows = values[first:end]
-        known = ~np.isnan(rows)
-        count = known.sum(axis=0)
-        np.divide(np.where(known, rows, 0).sum(axis=0), count, out=out[patient], where=count > 0)
-    return out
 
 
 def reduced(block: Numbers, train: npt.NDArray[np.bool_]) -> Numbers:

@@ -8,6 +8,7 @@
       history.jsonl        one line an epoch
       model.safetensors    weights
       scaler.safetensors   standardisation of omics features
+      feature_space.safetensors, distance.csv   see `feature_space`
       predictions.parquet  every patient, every part
       metrics.json
       MODEL_CARD.md        what the model is, on whom it was trained, how well it did, what it is not for
@@ -56,6 +57,8 @@ _FILES = (
     "history.jsonl",
     "model.safetensors",
     "scaler.safetensors",
+    "feature_space.safetensors",
+    "distance.csv",
     "clinical.parquet",
     "flow.json",
     "predictions.parquet",

@@ -7,6 +7,7 @@ OUT/
   metrics.json         at the frozen threshold
   clinical.parquet, flow.json   of the other cohort, as in a run
   shift.csv            omics features in the scale of the training patients
+  distance.csv         how far the patients' deep features lie from those of the training patients
   development/         what the report compares with: tables and figures of the run, no weights
 """
 
@@ -26,6 +27,7 @@ from ..stores.places import Place
 from . import checkpoint, overlap
 from .characteristics import characteristics, clinical_rows, read_clinical, save_clinical
 from .explained import weights_digest
+from .feature_space import DISTANCE_FILE, distance_file, distances, load_spaces
 from .flow import flow_file, save_flow
 from .origin import differences, extraction_settings, versions
 from .overlap import Shared
@@ -98,6 +100,9 @@ def validate(
         save_flow(out / "flow.json", predicted.packed, store, left_out=gone)
         moved = omics_shift(predicted.packed, predicted.first.scalers, new.to_numpy(dtype=np.bool_))
         checkpoint.write_atomically(out / "shift.csv", lambda file: moved.to_csv(file, index=False))
+        spaces = load_spaces(checkpoint.member_folders(run)[0])
+        far = distances(predicted.packed, spaces, new.to_numpy(dtype=np.bool_), PART)
+        checkpoint.write_atomically(out / DISTANCE_FILE, lambda file: far.to_csv(file, index=False))
         _copy_development(run, out / DEVELOPMENT)
         checkpoint.finish(out, info)
     except BaseException as error:
@@ -178,7 +183,7 @@ def _copy_development(run: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     files = {name: run / name for name in _COPIED}
-    files |= {"clinical.parquet": clinical_file(run), "flow.json": flow_file(run)}
+    files |= {"clinical.parquet": clinical_file(run), "flow.json": flow_file(run), DISTANCE_FILE: distance_file(run)}
     for name, file in files.items():
         if file.is_file():
             shutil.copyfile(file, folder / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -116,16 +117,19 @@ def missingness(present: NDArray[np.bool_], names: Sequence[str]) -> str:
     return svg((5.0, 0.5 + 0.17 * items), "missingness", f"Presence of {items} items in {patients} patients", draw)
 
 
-def distributions(panels: Mapping[str, Mapping[str, Numbers]], lines: Mapping[str, float | None]) -> str:
-    """Histograms of what was predicted in two cohorts, as shares of each, one above the other.
+def distributions(
+    name: str, panels: Mapping[str, Mapping[str, Numbers]], lines: Mapping[str, float | None] = MappingProxyType({})
+) -> str:
+    """Histograms of one or two numbers in two cohorts, as shares of each, one above the other.
 
     Args:
-        panels: what was predicted → cohort → [patient] values.
-        lines: what was predicted → where to mark a threshold.
+        name: of the figure.
+        panels: what the number is → cohort → [patient] values.
+        lines: what the number is → where to mark a threshold.
     """
 
     def draw(figure: Figure) -> None:
-        for number, (name, cohorts) in enumerate(panels.items()):
+        for number, (what, cohorts) in enumerate(panels.items()):
             axes = figure.add_axes((0.11 + 0.49 * number, 0.16, 0.38, 0.68))
             together = np.concatenate(list(cohorts.values()))
             edges = np.linspace(float(together.min()), float(together.max()) + 1e-9, 16)
@@ -137,15 +141,15 @@ def distributions(panels: Mapping[str, Mapping[str, Numbers]], lines: Mapping[st
                     shares, edges, color=colour, linestyle=dashes, linewidth=1.5, label=f"{cohort} ({len(values)})"
                 )
                 axes.stairs(shares, edges, color=colour, fill=True, alpha=0.12)
-            if (mark := lines.get(name)) is not None:
+            if (mark := lines.get(what)) is not None:
                 axes.axvline(mark, color="#333333", linewidth=0.8, linestyle=(0, (1, 1.5)))
-            axes.set(xlabel=name, ylabel="share of patients" if not number else "", ylim=(0, None))
+            axes.set(xlabel=what, ylabel="share of patients" if not number else "", ylim=(0, None))
             if not number:
                 axes.legend(loc="lower left", bbox_to_anchor=(-0.04, 1.0), ncols=2, columnspacing=1, handlelength=1.8)
 
     cohorts = next(iter(panels.values()))
     described = ", ".join(f"{len(values)} {name} patients" for name, values in cohorts.items())
-    return svg((5.8, 2.7), "shift", f"Distributions of {' and '.join(panels)}: {described}", draw)
+    return svg((5.8, 2.7), name, f"Distributions of {' and '.join(panels)}: {described}", draw)
 
 
 def annotators(probability: Numbers, labels: Numbers, threshold: float | None) -> str:

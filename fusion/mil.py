@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..stores.packed import Units
 from .estimates import Numbers
+from .pooling import unit_features
 
 WIDTH = 64
 """Width of the hidden layer and of the attention."""
@@ -92,15 +93,6 @@ def train(
                 best, kept = reached, {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(kept)
     return _everyone(model.eval(), scaled, units)
-
-
-def unit_features(units: Units) -> Numbers:
-    """[unit, feature] of each bag the mean over its words, of each lesion the plain view; block by block."""
-    out = np.empty((len(units.features), units.features.shape[2]))
-    for start in range(0, len(out), 256):
-        block = units.features[start : start + 256]
-        out[start : start + 256] = block.mean(axis=1, dtype=np.float32) if units.has_words else block[:, 0]
-    return out
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from .report_figures import Drawings, table_columns
 from .report_methods import frozen
 from .report_text import at, cell, number
 from .runfiles import RunFiles, finite
+from .splits import held_out
 
 ROWS = (
     ("AUC", ("auc",), "0.000"),
@@ -29,6 +30,8 @@ ROWS = (
     ("C-index, OS", ("os", "c_index"), "0.000"),
 )
 """Rows of the comparison of both cohorts: name, place in `metrics.json`, format."""
+
+MODALITIES = {"pathology": "slides", "radiology": "CT"}
 
 PREDICTED = {"probability": "probability of response", "risk": "risk, log hazard"}
 
@@ -54,6 +57,7 @@ def context(files: RunFiles, drawings: Drawings) -> dict[str, Any] | None:
         "auc_says": _auc_says(compared[0], part),
         "predicted": predicted(files, own, part, drawings),
         "omics": omics(files, drawings),
+        "deep": deep(files, own, drawings),
     }
 
 
@@ -96,6 +100,7 @@ def predicted(files: RunFiles, own: RunFiles, part: str, drawings: Drawings) -> 
         for i, patient in enumerate(frame["patient"])
     ]
     drawn = figures_quality.distributions(
+        "shift",
         {PREDICTED[key]: cohorts for key, cohorts in values.items()},
         {PREDICTED["probability"]: None if files.metrics["threshold"] is None else float(files.metrics["threshold"])},
     )
@@ -130,6 +135,41 @@ def omics(files: RunFiles, drawings: Drawings) -> list[dict[str, Any]]:
         }
         for row in shift.omics_summary(files.shift)
     ]
+
+
+def deep(files: RunFiles, own: RunFiles, drawings: Drawings) -> dict[str, Any] | None:
+    """How far the deep features of both cohorts' patients lie from those of the training patients; none in old runs."""
+    import pandas as pd
+
+    if files.distances is None or own.distances is None:
+        return None
+    parts = held_out(set(own.distances["part"]))
+    inner = own.distances[own.distances["part"].isin(parts)]
+    found = shift.deep_shift(inner, files.distances)
+    if not found:
+        return None
+    part = " and ".join(parts)
+    tables = {part: inner, "external": files.distances}
+    panels = {
+        f"distance, {MODALITIES[one.modality]}": {
+            name: numbers(table.loc[table["modality"] == one.modality, "distance"]) for name, table in tables.items()
+        }
+        for one in found
+    }
+    rows = [
+        {
+            "modality": MODALITIES[one.modality],
+            "patients": one.patients,
+            "quartiles": [_quartiles(one.development), _quartiles(one.external)],
+            "distance": number(one.distance, "0.00"),
+            "p": number(one.p, "p"),
+            "beyond": f"{100 * one.beyond:.0f} %",
+        }
+        for one in found
+    ]
+    kept = pd.concat(tables.values(), ignore_index=True)
+    drawn = figures_quality.distributions("shift-deep", panels)
+    return {"rows": rows, "part": part, "figure": drawings.keep("shift-deep", drawn, kept)}
 
 
 def _counts(own: RunFiles, part: str) -> dict[str, int]:

@@ -293,7 +293,10 @@ def limits(files: RunFiles, present: Sequence[str], main: str | None) -> list[st
     elif files.development is not None:
         said += [
             "That these patients are independent of the model's is checked by id, follow-up and items alone.",
-            "Shifts are looked for in items, omics features and predictions; deep features are not compared.",
+            "Shifts are looked for in items, omics features, deep features and predictions."
+            if files.distances is not None and files.development.distances is not None
+            else "Shifts are looked for in items, omics features and predictions; deep features are not compared, "
+            "because the run keeps no distances of its patients.",
         ]
     if (fitted := files.run.get("windows_fitted_on", {}).get(main)) and files.development is None:
         said.append(

@@ -20,6 +20,7 @@ from .checkpoint import member_folders
 from .comparison import MODEL
 from .estimates import Numbers, numbers
 from .explained import read_explained, weights_digest
+from .feature_space import read_distances
 from .flow import read_flow
 from .metrics import auc, calls_at, check_predictions
 
@@ -91,6 +92,8 @@ class RunFiles:
     """Of an external validation, what the run says of the patients that the model was made on."""
     shift: pd.DataFrame | None = None
     """Of an external validation, the omics features in the scale of the training patients."""
+    distances: pd.DataFrame | None = None
+    """How far patients' deep features lie from the training patients', see `feature_space`; none in old runs."""
 
     @property
     def calls(self) -> Numbers:
@@ -157,6 +160,7 @@ def read_run(run: Path, ablations: Path | None = None) -> RunFiles:
         thresholds=_thresholds(run, list(predictions["patient"]), evaluated),
         development=read_run(run / "development") if info.get("kind") == "external" else None,
         shift=_read_shift(run / "shift.csv"),
+        distances=read_distances(run),
     )
     _check(files)
     return files

@@ -110,6 +110,44 @@ def omics_summary(table: pd.DataFrame) -> list[dict[str, Any]]:
     return found
 
 
+@dataclass(frozen=True)
+class Distance:
+    """How far two cohorts' patients lie from the training patients in the deep features of one modality."""
+
+    modality: str
+    patients: tuple[int, int]
+    """Of the run's held-out patients, and external ones."""
+    development: tuple[float, float, float]
+    """Quartiles: low, median, high."""
+    external: tuple[float, float, float]
+    distance: float
+    """Largest distance of the two distribution functions (Kolmogorov–Smirnov)."""
+    p: float
+    beyond: float
+    """Share of external patients that lie farther than `USUAL` of the held-out ones."""
+
+
+USUAL = 0.9
+
+
+def deep_shift(development: pd.DataFrame, external: pd.DataFrame) -> list[Distance]:
+    """Modalities that both cohorts have, from their tables of distances (see `feature_space`)."""
+    from scipy.stats import ks_2samp
+
+    found = []
+    for name, rows in external.groupby("modality", sort=True):
+        second = rows["distance"].to_numpy(dtype=np.float64)
+        first = development.loc[development["modality"] == name, "distance"].to_numpy(dtype=np.float64)
+        if not len(first):
+            continue
+        test = ks_2samp(first, second)
+        beyond = float((second > np.quantile(first, USUAL)).mean())
+        counts = len(first), len(second)
+        quartiles = _quartiles(first), _quartiles(second)
+        found.append(Distance(str(name), counts, *quartiles, float(test.statistic), float(test.pvalue), beyond))
+    return found
+
+
 def _quartiles(values: NDArray[np.float64]) -> tuple[float, float, float]:
     low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
     return float(low), float(middle), float(high)

@@ -27,6 +27,7 @@ from .card import write_card
 from .characteristics import save_clinical
 from .dataset import Batch, Dataset, Layout, OmicsScaler, fit_scalers, layout_of
 from .epochs import BestEpochs, Checkpoint, Means, step_size
+from .feature_space import save_spaces
 from .flow import save_flow
 from .model import MuMo
 from .origin import extraction_settings, versions, windows_fitted_on
@@ -151,6 +152,8 @@ def fit_packed(
             trained = train(prepared, settings, device=device, progress=record, keeper=keeper, resumed=history.keep)
         checkpoint.save_weights(run, trained.model.state_dict())
         threshold, evaluated = _evaluate(run, prepared, trained.model, settings.fit, device)
+        deep = [modality.name for modality in prepared.layout.modalities if modality.feature_width]
+        save_spaces(run, packed, prepared.split, deep)
         info |= {
             "selected_epochs": list(trained.selected),
             "epochs": trained.epochs,

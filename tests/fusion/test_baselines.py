@@ -18,6 +18,7 @@ from mumo.errors import FitError
 from mumo.fusion import baselines, metrics, mil
 from mumo.fusion.comparison import MODEL, compare_predictors, paired_delong
 from mumo.fusion.mil import GatedAttention
+from mumo.fusion.pooling import patient_means
 from mumo.fusion.predict import Scores, prediction_frame, prediction_rows, save_predictions
 from mumo.stores.pack import pack
 from mumo.stores.packed import Packed
@@ -108,7 +109,7 @@ def test_logistic__needs_two_training_patients_of_each_label() -> None:
 
 def test_patient_means__are_those_of_the_known_values() -> None:
     values = np.array([[1.0, np.nan], [3.0, 4.0], [7.0, np.nan]])
-    found = baselines.patient_means(values, np.array([0, 2, 2, 3]))
+    found = patient_means(values, np.array([0, 2, 2, 3]))
     np.testing.assert_array_equal(found, [[2.0, 4.0], [np.nan, np.nan], [7.0, np.nan]])
 
 

@@ -281,7 +281,8 @@ def test_fit__writes_a_whole_run(store: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert sorted(p.name for p in run.iterdir()) == [
         "MODEL_CARD.md", "clinical.parquet",
-        "config.json", "flow.json", "history.jsonl", "inputs.json", "metrics.json", "model.safetensors",
+        "config.json", "distance.csv", "feature_space.safetensors", "flow.json",
+        "history.jsonl", "inputs.json", "metrics.json", "model.safetensors",
         "predictions.parquet", "run.json", "scaler.safetensors", "split.csv",
     ]  # fmt: skip
     assert seen == [(1, 2), (2, 2)]
