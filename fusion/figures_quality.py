@@ -128,6 +128,8 @@ def distributions(
         lines: what the number is → where to mark a threshold.
     """
 
+    sizes = [[len(values) for values in cohorts.values()] for cohorts in panels.values()]
+
     def draw(figure: Figure) -> None:
         for number, (what, cohorts) in enumerate(panels.items()):
             axes = figure.add_axes((0.11 + 0.49 * number, 0.16, 0.38, 0.68))
@@ -144,7 +146,7 @@ def distributions(
             if (mark := lines.get(what)) is not None:
                 axes.axvline(mark, color="#333333", linewidth=0.8, linestyle=(0, (1, 1.5)))
             axes.set(xlabel=what, ylabel="share of patients" if not number else "", ylim=(0, None))
-            if not number:
+            if not number or sizes[number] != sizes[0]:
                 axes.legend(loc="lower left", bbox_to_anchor=(-0.04, 1.0), ncols=2, columnspacing=1, handlelength=1.8)
 
     cohorts = next(iter(panels.values()))
