@@ -29,7 +29,7 @@ from . import checkpoint, metrics, train
 from .card import write_ensemble_card
 from .ensembles import mean_of, open_pack, over_seeds, predictions_of, run_info, summary
 from .members import Member, Training, train_members
-from .origin import windows_fitted_on
+from .origin import extraction_settings, windows_fitted_on
 from .predict import prediction_records, save_predictions
 from .splits import centre_folds, draw_folds, fold_split, strata_of
 
@@ -76,6 +76,7 @@ def fit_folds(
         "folds": len(set(fold_of.values())),
         "by_centre": by_centre,
         "seeds": seeds,
+        "extraction": extraction_settings(store),
         "windows_fitted_on": windows_fitted_on(store, packed, dict.fromkeys(fold_of, HELD_OUT)),
     }
     info = run_info("ensemble", packed, settings, members, **facts)

@@ -26,6 +26,8 @@ WITHOUT_EFFECT = ("zstd_level", "max_matrix_mb", "max_voxels", "engine")
 """Settings of lossless storage, limits and speed, which leave the features as they are."""
 
 
+CLINICAL, CUTOFFS = "clinical cohort", "cutoff_days"
+
 LIBRARIES = ("numpy", "pandas", "scipy", "scikit-learn", "lifelines")
 """Libraries, beside torch, that compute figures."""
 
@@ -41,7 +43,11 @@ def versions() -> dict[str, str]:
 
 
 def extraction_settings(store: Place) -> dict[str, dict[str, Any]]:
-    """Settings of each stage and kind of item (`tiles slide`), from the completion record of one such item."""
+    """Settings of each stage and kind of item (`tiles slide`), from the completion record of one such item.
+
+    To those of `CLINICAL` come, as `CUTOFFS`, the days of each treatment group from which progression-free patients
+    count as responders, which the cohort file says.
+    """
     opened = Store.open(store)
     found: dict[str, dict[str, Any]] = {}
     for stage in STAGES:
@@ -51,6 +57,9 @@ def extraction_settings(store: Place) -> dict[str, dict[str, Any]]:
             record = opened.record(stage, name.removesuffix(".json")) if name else None
             if record is not None:
                 found[f"{stage} {prefix.rstrip('-')}"] = dict(record.depends.get("settings", {}))
+    if (clinical := opened.record("clinical", "cohort")) is not None and "cutoff_days" in clinical.summary:
+        days = sorted(clinical.summary["cutoff_days"].items())
+        found[CLINICAL][CUTOFFS] = "; ".join(f"{group}: {count:g}" for group, count in days)
     return found
 
 

@@ -244,9 +244,9 @@ def check_matches(loaded: LoadedRun, packed: Packed, *, allow_other_windows: boo
     for modality in loaded.layout.modalities:
         units, scaler = packed.units[modality.name], loaded.scalers[modality.name]
         width = units.features.shape[2]
-        if len(units.features) and not modality.feature_width:
+        if len(units.features) and width and not modality.feature_width:
             _log.warning("the model was trained without images of %s; those of the store are not used", modality.name)
-        elif len(units.features):
+        elif len(units.features) and width:
             read_images = True
             if width != modality.feature_width:
                 problems.append(f"{modality.name}: deep features of width {width}, expected {modality.feature_width}")

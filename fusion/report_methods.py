@@ -9,6 +9,7 @@ from typing import Any
 
 from .characteristics import NOT_READ
 from .estimates import numbers
+from .origin import CLINICAL, CUTOFFS
 from .report_text import number, plain
 from .runfiles import RunFiles, finite
 
@@ -58,7 +59,7 @@ def _sources(files: RunFiles, present: Sequence[str]) -> list[Row]:
             "8a",
             "Outcome",
             "Response: best RECIST response CR or PR against PD; otherwise progression-free survival above the "
-            "cut-off of the treatment group. Risk: progression-free and overall survival.",
+            f"cut-off of the treatment group{_cutoffs(files.run)}. Risk: progression-free and overall survival.",
         ),
         ("9", "Predictors", _predictors(files)),
         (
@@ -155,6 +156,12 @@ def _analysis(files: RunFiles) -> list[Row]:
         ("12d", "Centres", "The model does not know of centres. Figures by centre are given where there are several."),
         ("13", "Class imbalance", balance),
     ]
+
+
+def _cutoffs(run: Mapping[str, Any]) -> str:
+    """The cut-offs of progression-free survival, as far as the run knows them."""
+    known = run.get("extraction", {}).get(CLINICAL, {}).get(CUTOFFS)
+    return f" (days: {plain(str(known))})" if known else ""
 
 
 def _epochs(fit: Mapping[str, Any], run: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from .card import write_ensemble_card
 from .crossfit import fit_folds
 from .ensembles import mean_of, open_pack, over_seeds, predictions_of, run_info, summary
 from .members import Member, Training, train_members
-from .origin import windows_fitted_on
+from .origin import extraction_settings, windows_fitted_on
 from .predict import prediction_records, save_predictions
 from .splits import split_for
 from .train import chosen_on, threshold_part
@@ -64,8 +64,11 @@ def fit_seeds(
     packed = open_pack(store, run, settings, force=force, resume=resume)
     split = split_for(packed, settings.fit.split)
     members = over_seeds(settings, split, seeds)
-    fitted = windows_fitted_on(store, packed, split.parts)
-    info = run_info("ensemble", packed, settings, members, seeds=seeds, windows_fitted_on=fitted)
+    facts = {
+        "extraction": extraction_settings(store),
+        "windows_fitted_on": windows_fitted_on(store, packed, split.parts),
+    }
+    info = run_info("ensemble", packed, settings, members, seeds=seeds, **facts)
     with checkpoint.taking(run, info, ("store_digest", "tables", "members"), force=force, resume=resume) as found:
         checkpoint.save_split(run, split)
         checkpoint.save_config(run, settings.model, settings.fit)

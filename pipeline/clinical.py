@@ -221,6 +221,7 @@ class ClinicalStage(Stage):
             "responders": labels.count(1),
             "non_responders": labels.count(0),
             "unknown": labels.count(None),
+            "cutoff_days": dict(cohort.cutoff_days),
             "warnings": [_sentence(problem) for problem in cohort.warnings if problem.table.startswith(own)],
         }
         return Outcome(summary=summary)

@@ -20,7 +20,9 @@ from mumo.fusion.checkpoint import load_run, member_folders
 from mumo.fusion.external import cautions, validate
 from mumo.fusion.origin import differences, extraction_settings
 from mumo.fusion.predict import predict, read_predictions
+from mumo.fusion.report_methods import _cutoffs
 from mumo.stores.packed import Packed
+from mumo.stores.records import Store
 
 COHORT = make_packed(24, bags=2, lesions=2)
 
@@ -210,6 +212,23 @@ def test_extraction_settings__are_those_of_the_stores_records(store: Path, run: 
     found = extraction_settings(store)
     assert found == json.loads((run / "run.json").read_text())["extraction"]
     assert found
+
+
+def test_extraction_settings__have_the_cut_offs_of_the_label(tmp_path: Path) -> None:
+    """The report of a run states them, and that of an external validation whether the other cohort's are others."""
+    for name, days in (("one", {"old": 180.0, "anti-HER2": 240.5}), ("two", {"anti-HER2": 300.0})):
+        opened = Store.create(tmp_path / name)
+        staging = opened.begin("clinical", "cohort")
+        (staging / "part").touch()
+        summary = {"cutoff_days": days}
+        opened.commit("clinical", "cohort", staging, depends={"settings": {}}, status="ok", summary=summary, seconds=0)
+    first, second = (extraction_settings(tmp_path / name) for name in ("one", "two"))
+    assert first == {"clinical cohort": {"cutoff_days": "anti-HER2: 240.5; old: 180"}}
+    assert differences(first, second) == [
+        "clinical cohort: cutoff_days is anti-HER2: 300, the model's anti-HER2: 240.5; old: 180"
+    ]
+    assert _cutoffs({"extraction": first}) == " (days: anti-HER2: 240.5; old: 180)"
+    assert _cutoffs({}) == ""
 
 
 def test_cautions__says_what_differs_in_the_inputs() -> None:

@@ -274,6 +274,7 @@ def test_clinical_stage__patients(cohort_file: Path, tmp_path: Path) -> None:
         "non_responders": 1,
         "unknown": 1,
     }
+    assert summary["cutoff_days"] == load_cohort(cohort_file, None, ClinicalSettings()).cutoff_days
 
 
 def test_clinical_stage__codes_of_every_patient_and_item(cohort_file: Path, tmp_path: Path) -> None:
