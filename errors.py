@@ -5,7 +5,8 @@ A message says which item, what was expected, what was found, and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -56,6 +57,8 @@ class Problem:
     """mumo's field, where the cell is a word that the cohort file could map."""
     word: str = ""
     """That word, as it stands in the cell."""
+    groups: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    """Groups of annotations that the cohort file could map, with the slides that have each."""
 
     def __str__(self) -> str:
         place = ", ".join(

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 SHOWN_FILES = 5
 """How many files that were not placed for the same reason are named."""
 
+SHOWN_UNREADABLE = 20
+"""How many files that cannot be read are named."""
+
 
 def init(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with slides, CT studies and tables.")],
@@ -35,8 +38,9 @@ def init(
 
     Reads FOLDER: headers of slides, DICOM and volumes, label masks, and tables of patients; writes FOLDER/cohort.toml,
     slides.csv, ct.csv and lesions.csv, and patients.csv where there is no table of patients. A file's patient is the id
-    of that table which stands in its path; without one, the first folder of the path. Outcomes, types of lesions and
-    resolutions are never guessed: they are yours to fill in. Returns 0, or 2 when nothing can be drafted.
+    of that table which stands in its path; without one, the first folder of the path. Files that cannot be read are
+    listed like the others, and named. Outcomes, types of lesions and resolutions are never guessed: they are yours to
+    fill in. Returns 0, or 2 when nothing can be drafted.
     """
     set_up_logging(verbose)
     from ..pipeline.cohorts.drafting.draft import draft_cohort
@@ -47,6 +51,7 @@ def init(
         draft = draft_cohort(folder, patient or (), progress=bar)
     written = [] if dry_run else write_draft(draft, force=force)
     _print_found(draft)
+    _print_unreadable(draft)
     _print_unplaced(draft)
     if written:
         typer.echo(f"written: {', '.join(str(file) for file in written)}")
@@ -73,13 +78,13 @@ def _print_found(draft: Draft) -> None:
     renamed = sum(one != study for one, study in draft.study_ids.items())
     if renamed:
         typer.echo(f"patients: {renamed} id(s) that are no study ids got one, see [patients.values.patient]")
-    without = sum(not row.has_mpp for row in slides)
+    without = sum(row.needs_mpp for row in slides)
     annotated = sum(row.annotation is not None for row in slides)
     typer.echo(
         f"slides: {len(slides)} of {len({row.patient for row in slides})} patients, {annotated} with an annotation"
         + (f"; {without} without a resolution: fill in mpp in slides.csv" if without else "")
     )
-    for row in [row for row in slides if not row.has_mpp][:SHOWN_FILES]:
+    for row in [row for row in slides if row.needs_mpp][:SHOWN_FILES]:
         typer.echo(f"  no resolution: {row.slide} ({row.path})")
     lesions = sum(len(row.lesions) for row in studies)
     typer.echo(
@@ -91,6 +96,17 @@ def _print_found(draft: Draft) -> None:
         typer.echo(f"  without a mask: {', '.join(bare[:SHOWN_FILES])}{_more(bare)}; give boxes, or leave them out")
     for a, b in draft.ct.doubles:
         typer.echo(f"  on one grid, perhaps one scan twice: {a} and {b}; leave one out")
+
+
+def _print_unreadable(draft: Draft) -> None:
+    if not (unreadable := draft.unreadable):
+        return
+    typer.echo(f"cannot be read: {len(unreadable)} of these, listed all the same, so that their failure is recorded:")
+    for name, path, why in unreadable[:SHOWN_UNREADABLE]:
+        typer.echo(f"  {name} ({path}): {why}")
+    if len(unreadable) > SHOWN_UNREADABLE:
+        typer.echo(f"  and {len(unreadable) - SHOWN_UNREADABLE} more, which mumo check names")
+    typer.echo("  copy or export them again; take out the rows of files that are no slide, CT or mask")
 
 
 def _print_unplaced(draft: Draft) -> None:

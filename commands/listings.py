@@ -29,6 +29,9 @@ SHOWN_WARNINGS = 5
 SHOWN_ITEMS = 5
 """How many items with the same to say of them are named on a line."""
 
+SHOWN_GROUPS = 50
+"""For how many groups of annotations `check` prints a line to map them; more are hardly meant to be groups."""
+
 SHOWN_REASONS = 20
 """How many reasons for what is to do are printed a stage and state."""
 
@@ -42,7 +45,7 @@ def print_problems(problems: list[Problem] | tuple[Problem, ...]) -> None:
 
 
 def print_check(found: Checked) -> None:
-    """What `check` found: the problems, the words to map, the cohort, how many problems, and what follows from them."""
+    """What `check` found: problems, words and groups to map, the cohort, how many problems, what follows from them."""
     from ..errors import problem_lines
     from ..pipeline.check import summary
 
@@ -50,8 +53,11 @@ def print_check(found: Checked) -> None:
     print_problems(problems)
     for line in _words_to_map(problems):
         typer.echo(line)
+    for line in _groups_to_map(problems):
+        typer.echo(line)
     if found.cohort is not None:
-        typer.echo(summary(found.cohort))
+        for line in summary(found.cohort):
+            typer.echo(line)
     counts = []
     for severity in ("error", "warning"):
         alike = [p for p in problems if p.severity == severity]
@@ -91,6 +97,20 @@ def _words_to_map(problems: list[Problem]) -> Iterator[str]:
         yield f"# {', '.join(several)}: in several columns. If that means unknown, list it once, in the section of each"
         yield f"# table that has it, instead of mapping it: unknown = {listed}"
         yield ""
+
+
+def _groups_to_map(problems: list[Problem]) -> Iterator[str]:
+    """Lines for the cohort file that would map the groups of annotations; the user fills in their classes."""
+    groups = {group: slides for p in problems for group, slides in p.groups.items()}
+    if not groups:
+        return
+    yield '\nGroups to map; put a class, 0 to 3, in place of "?" (0: no region), below [slides.region_classes]:\n'
+    for group, slides in list(groups.items())[:SHOWN_GROUPS]:
+        key = json.dumps(group, ensure_ascii=not group.isprintable())
+        yield f'{key} = "?"  # {len(slides)} slide{"" if len(slides) == 1 else "s"}'
+    if len(groups) > SHOWN_GROUPS:
+        yield f"# and {len(groups) - SHOWN_GROUPS} more, which --json names"
+    yield ""
 
 
 def _in_unlike_columns(words: Mapping[tuple[str, str, str], list[str]]) -> list[str]:
@@ -188,6 +208,8 @@ def compare_with_cohort(
 
 def print_status(status: dict[str, Any]) -> None:
     """What a store holds; against a cohort, what is to do and why, where that was asked for."""
+    from ..stores.status import DICE_MEANING
+
     typer.echo(f"{'stage':<10} {'ok':>6} {'empty':>6} {'failed':>6} {'MB':>10}")
     for name, row in status["stages"].items():
         typer.echo(f"{name:<10} {row['ok']:>6} {row['empty']:>6} {row['failed']:>6} {row['bytes'] / 1e6:>10.1f}")
@@ -201,6 +223,8 @@ def print_status(status: dict[str, Any]) -> None:
             f"masks by {method} against given ones: Dice {row['median']:.2f} (median), {row['lowest']:.2f} (lowest), "
             f"{row['lesions']} lesions"
         )
+    if status["dice"]:
+        typer.echo(f"  {DICE_MEANING}")
     for name, states in status.get("cohort", {}).items():
         typer.echo(f"{name}: " + ", ".join(f"{row['items']} {state}" for state, row in states.items()))
         for state, row in states.items():
@@ -252,14 +276,13 @@ def _grouped(entries: Iterable[tuple[str, str, str]]) -> Iterator[str]:
 
 def _empty_lines(stages: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
     """Which items are empty, and why, with the first one's figures; stages that read them say nothing again."""
-    for stage in ("tiles", "windows", "rois"):
-        alike: dict[str, dict[str, str]] = {}
-        for item, reason in stages.get(stage, {}).items():
-            alike.setdefault(re.sub(r"[0-9]+", "#", reason), {})[item] = reason
-        for reasons in alike.values():
-            reason, items = next(iter(reasons.values())), list(reasons)
-            if reason or stage == "rois":
-                yield f"empty: {stage}/{_some(items)}: {reason or 'the study has no lesions'}"
+    alike: dict[str, dict[str, str]] = {}
+    for stage, nothing_in in stages.items():
+        for item, reason in nothing_in.items():
+            if reason:
+                alike.setdefault(re.sub(r"[0-9]+", "#", reason), {})[f"{stage}/{item}"] = reason
+    for reasons in alike.values():
+        yield f"empty: {_some(list(reasons))}: {next(iter(reasons.values()))}"
 
 
 def _some(items: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..config import Settings
 from .checkpoint import run_facts, write_atomically
+from .report_methods import LEARNT_NOTHING, drawn_at_random
 
 COUNTS = ("patients", "responders", "non_responders", "unlabelled")
 
@@ -90,7 +91,9 @@ def _use(info: Mapping[str, Any], settings: Settings) -> list[str]:
         f"- Reads: {', '.join(inputs) or 'nothing'}",
         f"- Fusion between modalities: {model.inter_fusion}; within: {model.intra_fusion}; "
         f"alignment: {'yes' if model.alignment else 'no'}",
-        f"- Deep features: weights {info['weights'] or 'none'}, SHA-256 {info['weights_sha256'] or '–'}",
+        f"- Deep features: of the backbone weights {info['weights'] or 'none'}, "
+        f"SHA-256 {info['weights_sha256'] or '–'}",
+        *([f"- **{LEARNT_NOTHING}**"] if drawn_at_random(info) else []),
         f"- Grey-level windows of the CT: digest {info['windows_digest'] or '–'}",
         "- `mumo predict` refuses stores whose features, items or windows are others.",
         "",

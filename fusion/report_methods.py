@@ -264,6 +264,13 @@ def frozen(files: RunFiles) -> str:
     )
 
 
+LEARNT_NOTHING = (
+    "The network behind the deep features of slides and CT had its weights drawn at random (setting embed.weights), so "
+    "it had learnt nothing: they are for trying mumo out."
+)
+"""What a reader must know where `drawn_at_random`."""
+
+
 def drawn_at_random(run: Mapping[str, Any]) -> bool:
     """Whether the deep features come from a network that has learnt nothing."""
     return str(run.get("weights", "")).startswith("random:")
@@ -311,10 +318,7 @@ def limits(files: RunFiles, present: Sequence[str], main: str | None) -> list[st
             "their images, not on outcomes. The setting windows.split_file fits them on training patients only."
         )
     if drawn_at_random(files.run):
-        said.append(
-            "The network behind the deep features of slides and CT had its weights drawn at random (setting "
-            "embed.weights), so it had learnt nothing: they are for trying mumo out."
-        )
+        said.append(LEARNT_NOTHING)
     if files.predictions["centre"].nunique() == 1:
         said.append("One centre only.")
     said.append("p values are not corrected for the number of tests; those of subgroups are descriptive.")

@@ -34,7 +34,7 @@ IMPORTANCE = (
     (
         "Effect",
         "by how much what is predicted, risk or chance of response, is higher with the part than without it; of bags "
-        "and lesions a mean over all orders in which they may be added (Shapley value)",
+        "and lesions a mean over all orders in which they may be added (Shapley value), of words to first order",
     ),
     ("Risk, log hazard", "higher means earlier progression or death; +0.7 doubles the rate of events, −0.7 halves it"),
     ("Chance of response, log odds", "logarithm of p / (1 − p); +0.7 doubles the odds, −0.7 halves them"),

@@ -49,14 +49,26 @@ def responses(cohort: Cohort) -> Counter[int | None]:
     )
 
 
-def summary(cohort: Cohort) -> str:
-    """The cohort in a sentence: how many patients there are, with what, and of how many the response is known."""
+def summary(cohort: Cohort) -> list[str]:
+    """How much is known, in lines: patients, slides, CT studies, lesions; responses; times and events of survival."""
     slides, studies = {slide.patient for slide in cohort.slides}, {study.patient for study in cohort.ct_studies}
     lesions = sum(len(study.lesions) for study in cohort.ct_studies)
     count = responses(cohort)
-    imaging = f"{len(slides)} with slides ({len(cohort.slides)}), {len(studies)} with CT ({len(cohort.ct_studies)}"
-    known = f"response known of {count[0] + count[1]}: {count[1]} responders, {count[0]} not"
-    return f"{len(cohort.patients)} patients: {imaging}, {lesions} lesions); {known}"
+    return [
+        f"patients: {len(cohort.patients)}",
+        f"slides: {len(cohort.slides)} of {len(slides)} patients",
+        f"CT studies: {len(cohort.ct_studies)} of {len(studies)} patients, with {lesions} lesions",
+        f"response: {count[1]} responders, {count[0]} non-responders, {count[None]} unknown",
+        f"PFS: {_survival(cohort, 'pfs')}",
+        f"OS: {_survival(cohort, 'os')}",
+    ]
+
+
+def _survival(cohort: Cohort, endpoint: str) -> str:
+    """Of how many patients a time is known, and what those ended with."""
+    timed = [p.fields[f"{endpoint}_event"] for p in cohort.patients if p.fields[f"{endpoint}_days"] is not None]
+    unknown = f", {timed.count(None)} of whom it is not known" if None in timed else ""
+    return f"times of {len(timed)} patients, {timed.count(True)} with the event, {timed.count(False)} censored{unknown}"
 
 
 def _one_sided(cohort: Cohort) -> Iterator[Problem]:

@@ -38,7 +38,7 @@ from .radiology.masks import LabelReader
 from .radiology.segment import load_network
 from .radiology.volumes import Volume, VolumeHeader, read_header
 from .stage import Item, Outcome, Stage, Upstream
-from .windows import find_window
+from .windows import NO_LESIONS, find_window
 
 if TYPE_CHECKING:
     import zarr
@@ -119,6 +119,9 @@ class RoisStage(Stage):
                     for method, value in measured_dice(volume, lesion, found, settings.rois).items():
                         dice[method][lesion.lesion] = round(value, 4)
             write_sheet(out / "contact.png", f"CT study {study.ct}", strips)
+        else:
+            _read_header(study, settings.rois)  # a volume that cannot be read is no study without lesions
+            notes.append(NO_LESIONS)
         write_table(out / "lesions.parquet", rows, LESIONS)
         levels = dict(sorted(Counter(row["window_level"] for row in rows).items()))
         summary = {"lesions": len(rows), "warnings": [*notes, *_warnings(rows)], "windows": levels, "dice": dict(dice)}
@@ -215,12 +218,7 @@ class Roi:
 def check_study(study: CtStudy, settings: RoisSettings) -> list[Problem]:
     """What is wrong with a study: its volume by the header alone, its masks in full; columns have mumo's names."""
     try:
-        header = read_header(
-            study.path,
-            max_voxels=settings.max_voxels,
-            series_uid=study.series_uid,
-            slice_tolerance=settings.slice_tolerance,
-        )
+        header = _read_header(study, settings)
     except ImageError as error:
         return [error.problem("ct", study.ct, "path")]
     labels, problems = LabelReader(settings), []
@@ -231,6 +229,17 @@ def check_study(study: CtStudy, settings: RoisSettings) -> list[Problem]:
             column = "box" if lesion.mask is None else "mask"
             problems.append(error.problem("lesions", f"{study.ct}/{lesion.lesion}", column))
     return problems
+
+
+def _read_header(study: CtStudy, settings: RoisSettings) -> VolumeHeader:
+    """The study's volume as its header says it; ImageError where it cannot be used."""
+    return read_header(
+        study.path,
+        max_voxels=settings.max_voxels,
+        series_uid=study.series_uid,
+        slice_tolerance=settings.slice_tolerance,
+        name=f"CT study {study.ct}",
+    )
 
 
 def _check_lesion(header: VolumeHeader, lesion: Lesion, labels: LabelReader) -> None:

@@ -21,9 +21,11 @@ from .pathology.bags import Colour, recolour, write_recipe
 from .pathology.colours import colour_of, look_at, target_of
 from .pathology.crossings import cannot_be_joined
 from .pathology.geojson_frame import SCANNED_CORNER, to_level0
+from .pathology.groups import UnmappedGroupsError, unmapped_problem
 from .pathology.layout import Bag, Regions, bag_side_level0, plan_bags
 from .pathology.quality import Sample, sampled, shrink, write_quality
 from .pathology.regions import LABEL_SUFFIXES, PolygonRegions, read_label_regions
+from .pathology.remarks import Remark
 from .pathology.slides import RgbImage, SlideError, SlideReader, open_reader, slide_sources
 from .pathology.varied import vary_areas
 from .read_ahead import read_ahead
@@ -61,20 +63,17 @@ class TilesStage(Stage):
             problems.append(
                 Problem("configuration", "", "tiles.colour", str(error), "a target of colours", "Choose another.")
             )
+        unmapped: dict[str, list[str]] = {}
         for slide in cohort.slides:
-            try:
-                with open_reader(slide, settings.tiles) as reader:
-                    warnings = list(reader.resolution.warnings)
-                    if slide.annotation is not None:
-                        warnings += _regions(slide, cohort.region_classes, reader, settings.tiles)[1]
-            except SlideError as error:
-                problems.append(error.problem())
-                continue
-            problems += [
-                Problem("slides", slide.slide, "", warning, "nothing to look at", "It is used all the same.", "warning")
-                for warning in warnings
-            ]
-        return problems
+            remarks, wrong = _checked(slide, cohort.region_classes, settings.tiles)
+            for found in wrong:
+                if isinstance(found, UnmappedGroupsError):
+                    for group in found.groups:
+                        unmapped.setdefault(group, []).append(slide.slide)
+                else:
+                    problems.append(found.problem())
+            problems += [remark.problem(slide.slide) for remark in remarks]
+        return [*problems, unmapped_problem(unmapped, cohort.region_classes)] if unmapped else problems
 
     def run(self, item: Item, settings: Settings, store: Store, out: Path) -> Outcome:
         """Cut one slide into bags: `pixels.zarr`, `bags.parquet` and `quality.png`.
@@ -90,8 +89,8 @@ class TilesStage(Stage):
             warnings = [*reader.resolution.warnings, *look.warnings]
             regions: Regions = look.tissue
             if slide.annotation is not None:
-                regions, notes = _regions(slide, payload.region_classes, reader, tiles)
-                warnings += notes
+                regions, remarks = _regions(slide, payload.region_classes, reader, tiles)
+                warnings += [remark.text for remark in remarks]
             bags = plan_bags(regions, reader, tiles)
             if not bags:
                 warnings.append(_why_no_bag(regions, reader, tiles))
@@ -167,10 +166,31 @@ def _target_slide(cohort: Cohort, tiles: TilesSettings) -> Slide | None:
     return found[0]
 
 
+def _checked(
+    slide: Slide, region_classes: Mapping[str, int], tiles: TilesSettings
+) -> tuple[list[Remark], list[SlideError]]:
+    """Remarks on a slide and its annotation, and what is wrong; outlines are read although the slide cannot be."""
+    annotation = slide.annotation
+    try:
+        with open_reader(slide, tiles) as reader:
+            remarks = [Remark(warning) for warning in reader.resolution.warnings]
+            if annotation is not None:
+                remarks += _regions(slide, region_classes, reader, tiles)[1]
+            return remarks, []
+    except SlideError as error:
+        wrong = [error]
+    if annotation is not None and annotation.suffix.lower() not in LABEL_SUFFIXES and wrong[0].parts[1] != "annotation":
+        try:
+            classify(read_annotations(annotation, slide.slide, tiles), region_classes, slide.slide)
+        except SlideError as error:
+            wrong.append(error)
+    return [], wrong
+
+
 def _regions(
     slide: Slide, region_classes: Mapping[str, int], reader: SlideReader, tiles: TilesSettings
-) -> tuple[Regions, tuple[str, ...]]:
-    """What the slide's annotation file says, and warnings."""
+) -> tuple[Regions, tuple[Remark, ...]]:
+    """What the slide's annotation file says, and remarks on it."""
     assert slide.annotation is not None
     if slide.annotation.suffix.lower() in LABEL_SUFFIXES:
         return read_label_regions(slide.annotation, slide.slide, region_classes, reader.size_level0, tiles)
@@ -187,8 +207,8 @@ def _regions(
             "outlines of regions",
             "Join or simplify the areas.",
         )
-    notes = annotations.notes + check_place(annotations, reader.size_level0, slide.slide)
-    return PolygonRegions(areas, reader.size_level0, tiles.region_priority), notes
+    remarks = annotations.remarks + check_place(annotations, reader.size_level0, slide.slide)
+    return PolygonRegions(areas, reader.size_level0, tiles.region_priority), remarks
 
 
 def _why_no_bag(regions: Regions, reader: SlideReader, tiles: TilesSettings) -> str:

@@ -32,6 +32,9 @@ Row = dict[str, Any]
 _FAR_HU = 1e9
 """Larger intensities count as this one, so that whatever a file holds fits into 32 bits."""
 
+NO_LESIONS = "the study has no lesions"
+"""Why nothing is computed of a study."""
+
 MASK_SETTINGS = (
     "fallback_threshold_hu",
     "segmentation",
@@ -101,7 +104,7 @@ class WindowsStage(Stage):
         if item.item != "cohort":
             rows = histogram_rows(item.payload, settings)
             write_table(out / "histograms.parquet", rows, HISTOGRAMS)
-            return Outcome("ok" if rows else "empty", {"lesions": len(rows)})
+            return Outcome("ok", {"lesions": len(rows)}) if rows else Outcome("empty", _nothing(NO_LESIONS))
         if settings.windows.table is not None:
             rows = _read_windows(settings.windows.table)
             summary: dict[str, Any] = {"taken": True}
@@ -115,7 +118,7 @@ class WindowsStage(Stage):
 
                 write_picture(out / "windows.png", histograms, rows)
         write_table(out / "windows.parquet", rows, WINDOWS)
-        return Outcome("ok" if rows else "empty", summary)
+        return Outcome("ok", summary) if rows else Outcome("empty", summary | _nothing("no study has lesions"))
 
     def _study_item(self, study: CtStudy, settings: Settings) -> Item:
         return Item(
@@ -126,6 +129,11 @@ class WindowsStage(Stage):
             inputs=study_inputs(study),
             sources=study_sources(study, settings.rois),
         )
+
+
+def _nothing(reason: str) -> dict[str, Any]:
+    """The summary of an item that is empty."""
+    return {"lesions": 0, "warnings": [reason]}
 
 
 def histogram_rows(study: CtStudy, settings: Settings) -> list[Row]:

@@ -8,6 +8,12 @@ from typing import Any
 from .records import Store
 from .specs import STAGES
 
+DICE_MEANING = (
+    "Dice is the overlap of the mask that mumo would draw inside a lesion's box with the mask that was given (1: the "
+    "same, 0: apart, from about 0.7 on good); it says how far to trust the masks of lesions that come with a box alone."
+)
+"""What the figures of `dice` are, for people; good from 0.7: Zijdenbos et al., IEEE Trans Med Imaging 13:716 (1994)."""
+
 
 def store_status(store: Store, *, with_digest: bool = False) -> dict[str, Any]:
     """Counts, bytes and failures of every stage, and the store's digest when asked for; JSON-able."""

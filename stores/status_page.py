@@ -13,6 +13,7 @@ from typing import Any
 from ..pages.rendering import ENLARGING, SORTING, render
 from .records import Record, Store
 from .specs import STAGES
+from .status import DICE_MEANING
 
 PICTURES = {
     "tiles": (
@@ -87,6 +88,7 @@ def write_status_page(store: Store, status: dict[str, Any], file: Path, *, pictu
         cohort=status.get("cohort", {}),
         sections=[section for section in sections if section["pictures"]],
         meanings=MEANINGS,
+        dice_meaning=DICE_MEANING,
         warnings=warnings,
         written=datetime.now(UTC),
         name=file.stem,

@@ -78,10 +78,29 @@ def test_check__good_cohort(cohort: Path, capsys: pytest.CaptureFixture[str]) ->
     assert run("check", cohort) == 0
     said = capsys.readouterr().out
     assert said.splitlines() == [
-        "2 patients: 0 with slides (0), 0 with CT (0, 0 lesions); response known of 2: 1 responders, 1 not",
+        "patients: 2",
+        "slides: 0 of 0 patients",
+        "CT studies: 0 of 0 patients, with 0 lesions",
+        "response: 1 responders, 1 non-responders, 0 unknown",
+        "PFS: times of 0 patients, 0 with the event, 0 censored",
+        "OS: times of 0 patients, 0 with the event, 0 censored",
         "0 errors, 0 warnings",
     ]
     assert sorted(cohort.parent.iterdir()) == before
+
+
+def test_check__says_how_many_times_and_events_are_known(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (cohort.parent / "patients.csv").write_text("id,best,days,prog\nP1,PR,90,1\nP2,,300,\nP3,,30,0\n")
+    columns = 'patient = "id"\nrecist = "best"\npfs_days = "days"\npfs_event = "prog"\n'
+    cohort.write_text(
+        f'format_version = 1\nname = "c"\n[patients]\ntable = "patients.csv"\n[patients.columns]\n{columns}'
+        '[labels]\ncutoff_days = { "anti-HER2" = 240 }\n'
+    )
+    assert run("check", cohort) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "response: 2 responders, 0 non-responders, 1 unknown" in said
+    assert "PFS: times of 3 patients, 1 with the event, 1 censored, 1 of whom it is not known" in said
+    assert "OS: times of 0 patients, 0 with the event, 0 censored" in said
 
 
 def test_check__words_to_map_are_lines_for_the_cohort_file(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:

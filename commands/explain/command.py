@@ -159,7 +159,7 @@ def _write(
     from .drawing import draw
     from .patient import Drawing, names_of, table_rows
 
-    rows, largest_gap, largest_share = [], 0.0, 0.0
+    rows, largest_gap, largest_share, omics = [], 0.0, 0.0, False
     drawing = Drawing(store, tiles, *names_of(explainer.packed), options.top, _drawn_at_random(backbone))
     jobs = _jobs(out, explainer, store, chosen, backbone)
     with _Table(out / "explanations.parquet") as table:
@@ -168,6 +168,7 @@ def _write(
             table.add(explained.patient, list(table_rows(explained, drawing)))
             rows.append(_index_row(explained, job.folder.name, page))
             gap, difference = explained.completeness
+            omics = omics or bool(explained.omics)
             largest_gap = max(largest_gap, gap)
             largest_share = max(largest_share, gap / difference if difference else 0.0)
             progress(number + 1, len(chosen))
@@ -179,7 +180,7 @@ def _write(
         "store_digest": explainer.packed.key,
         "patients": {row["patient"]: row["folder"] for row in rows},
         "grad_cam": backbone is not None,
-        "completeness": {"largest_gap": largest_gap, "largest_relative_gap": largest_share},
+        "completeness": {"largest_gap": largest_gap, "largest_relative_gap": largest_share} if omics else None,
         "checks": None if checks is None or not checks.curves else checks_as_json(checks),
     }
     if said["checks"] is not None and checks is not None:

@@ -42,6 +42,8 @@ GROUPS = {
     "patient_information": "Patient information",
 }
 MODALITIES = {"pathology": "slides", "radiology": "CT"}
+UNITS = {"pathology": "bags", "radiology": "lesions"}
+"""What features are summed over; else the rows of a table."""
 
 
 @dataclass
@@ -230,7 +232,7 @@ def _write_omics(folder: Path, explained: Explained, drawing: Drawing, page: Pag
         rest = float(total.sum() - total[list(order)].sum())
         page.omics.append(
             {"title": title, "file": file, "sum": float(total.sum()), "rest": rest, "features": len(columns),
-             "shown": len(order)}
+             "shown": len(order), "units": UNITS.get(modality, "rows")}
         )  # fmt: skip
 
 

@@ -21,8 +21,12 @@ function redraw() {
   if (!asked) { asked = true; requestAnimationFrame(() => { asked = false; draw(); }); }
 }
 
+function whole_scale() {
+  return Math.min(canvas.clientWidth / data.width, canvas.clientHeight / data.height);
+}
+
 function fit() {
-  scale = Math.min(canvas.clientWidth / data.width, canvas.clientHeight / data.height) * 0.97;
+  scale = 0.97 * whole_scale();
   left = (data.width - canvas.clientWidth / scale) / 2;
   top_ = (data.height - canvas.clientHeight / scale) / 2;
   redraw();
@@ -124,7 +128,7 @@ function paint(seen) {
 
 function zoom(factor, x, y) {
   moved = true;
-  const next = Math.min(8, Math.max(scale * factor, 0.2 * canvas.clientWidth / data.width));
+  const next = Math.min(8, Math.max(scale * factor, 0.2 * whole_scale()));
   const dx = x / scale - x / next, dy = y / scale - y / next;
   scale = next;
   move(dx, dy);

@@ -37,7 +37,7 @@ class Slide:
     patient: str
     path: Path
     annotation: Path | None
-    """ASAP XML or GeoJSON; without it, tissue is found on a thumbnail."""
+    """XML of ASAP or ImageScope, GeoJSON, or a label image; without it, tissue is found on a thumbnail."""
     mpp: float | None
     """Resolution of level 0 as the cohort file states it, µm/px."""
     white_balance: bool

@@ -116,7 +116,7 @@ def slide_fields() -> dict[str, FieldSpec]:
         _text("slide", "an id: letters, digits, '.', '_', '-'", required=True),
         _text("patient", "the id of a patient", required=True),
         _text("path", "the path of a slide file", required=True),
-        _text("annotation", "the path of an ASAP XML or GeoJSON file"),
+        _text("annotation", "the path of an annotation: XML of ASAP or ImageScope, GeoJSON, or a label image"),
         _number("mpp", 0.01, 100, "µm/px"),
         _yes_no("white_balance"),
     )

@@ -19,6 +19,8 @@ from shapely.geometry.base import BaseGeometry
 
 from ...config import TilesSettings
 from ..jit import compiled
+from .groups import UnmappedGroupsError, mapped_groups
+from .remarks import Remark
 from .slides import SlideError
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff")
@@ -101,10 +103,10 @@ class LabelRegions:
 
 def read_label_regions(
     path: Path, slide: str, region_classes: Mapping[str, int], size_level0: tuple[int, int], settings: TilesSettings
-) -> tuple[LabelRegions, tuple[str, ...]]:
+) -> tuple[LabelRegions, tuple[Remark, ...]]:
     """Regions of a label image: one channel, at any downsample, its values mapped like groups ("1" = class 2).
 
-    The value 0 is outside all regions. Returns the regions and warnings.
+    The value 0 is outside all regions. Returns the regions and remarks.
 
     Raises:
         SlideError: the file cannot be read, is too large or in colours, has another shape than the slide, or holds
@@ -126,18 +128,18 @@ def read_label_regions(
     values = [int(value) for value in np.flatnonzero(seen) if value != 0]
     unmapped = [str(value) for value in values if str(value) not in region_classes]
     if unmapped:
-        raise SlideError(
+        raise UnmappedGroupsError(
+            unmapped,
             slide,
-            "annotation",
             f"the values {', '.join(unmapped[:10])} in {path.name}, which the cohort file does not map",
-            f"0 or values among {', '.join(map(repr, sorted(region_classes))) or 'none, for none is mapped'}",
+            f"0 or values among {mapped_groups(region_classes)}",
             'Map them under [slides.region_classes] in the cohort file, for example "1" = 2.',
         )
     table = np.zeros(max(values, default=0) + 1, np.uint8)
     for value in values:
         table[value] = region_classes[str(value)]
-    notes = () if values else ("annotation: the label image holds no value but 0, so the slide has no bags",)
-    return LabelRegions(table[labels], size_level0), notes
+    empty = Remark("annotation: the label image holds no value but 0, so the slide has no bags", "no bags")
+    return LabelRegions(table[labels], size_level0), () if values else (empty,)
 
 
 def _read_labels(path: Path, slide: str, max_pixels: int) -> npt.NDArray[np.uint16]:

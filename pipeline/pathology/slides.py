@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -68,7 +68,7 @@ class SlideError(InputError):
         self.parts = (slide, column, found, expected, remedy)
         super().__init__(f"slide {slide}: found {found}; expected {expected}. {remedy}")
 
-    def __reduce__(self) -> tuple[type[SlideError], tuple[str, str, str, str, str]]:
+    def __reduce__(self) -> tuple[type[SlideError], tuple[Any, ...]]:
         return (SlideError, self.parts)
 
     def problem(self) -> Problem:

@@ -45,6 +45,23 @@ def test_init__says_what_it_found_and_what_is_left_to_do(folder: Path, capsys: p
     assert run("init", folder, "--force") == 0
 
 
+def test_init__names_slides_that_cannot_be_read_and_lists_them(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "slides" / "P03_HE.svs").write_bytes(b"nothing")
+    assert run("init", folder) == 0
+    said = capsys.readouterr()
+    assert "slides: 3 of 3 patients, 0 with an annotation; 2 without a resolution" in said.out
+    assert "cannot be read: 1 of these, listed all the same" in said.out
+    assert "  P03_HE (slides/P03_HE.svs): no slide that OpenSlide reads" in said.out
+    assert "P03" not in said.err
+    assert "P03_HE,P03,slides/P03_HE.svs,," in (folder / "slides.csv").read_text()
+    file = folder / "cohort.toml"
+    file.write_text(file.read_text().replace('# recist = ""', 'recist = "best"'))
+    assert run("check", file) == 2
+    assert "row P03_HE" in capsys.readouterr().err
+
+
 def test_init__dry_run_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(folder.rglob("*"))
     assert run("init", folder, "--dry-run", "--patient", "slides/{patient}.tif") == 0

@@ -58,7 +58,7 @@ def test_add_tables__makes_units_of_rows(tmp_path: Path, suffix: str) -> None:
     np.testing.assert_allclose(units.omics, frame.drop(columns="patient").to_numpy(), rtol=1e-6)
 
 
-def test_fit__with_a_third_modality_predicts_on_another_store(tmp_path: Path) -> None:
+def test_fit__with_a_third_modality_predicts_on_another_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     packed = make_packed(30, bags=2, lesions=2)
     write_store(tmp_path / "store", packed)
     table = expression(packed, tmp_path / "expression.csv")
@@ -74,6 +74,7 @@ def test_fit__with_a_third_modality_predicts_on_another_store(tmp_path: Path) ->
     tables = {"expression": expression(other, tmp_path / "other.parquet")}
     frame = predict(tmp_path / "run", tmp_path / "other", tmp_path / "out.parquet", device="cpu", tables=tables)
     assert frame["probability"].between(0, 1).all()
+    assert "without images of" not in caplog.text  # a table has none
     with pytest.raises(FitError, match="--table expression=FILE"):
         predict(tmp_path / "run", tmp_path / "other", tmp_path / "out.parquet", device="cpu")
 

@@ -434,6 +434,14 @@ def test_viewer__keyboard_moves_zooms_and_tells_what_is_in_the_middle(opened: Op
         assert (micrometres(tab) < whole) is closer
 
 
+def test_viewer__keeps_a_slide_that_is_tall_for_its_window_where_further_is_pressed(opened: Opener) -> None:
+    tab = opened("viewer", {"width": 1600, "height": 300})
+    whole = micrometres(tab)
+    for _ in range(2):
+        tab.get_by_role("button", name="Further").press("Enter")
+    assert micrometres(tab) > whole
+
+
 def test_viewer__two_fingers_zoom_and_one_moves(opened: Opener) -> None:
     tab = opened("viewer", PHONE, is_mobile=True, has_touch=True)
     whole = micrometres(tab)

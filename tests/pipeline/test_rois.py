@@ -220,9 +220,18 @@ def test_rois__of_a_study_without_lesions_is_empty_and_waits_for_nothing(tmp_pat
     store = Store.create(tmp_path / "store")
     report = ct_files.extract(RoisStage(), ct_files.cohort(ct_files.study(study.path)), store, settings())
     assert report.empty == 1
+    assert report.nothing_in == {"ct-C1": "the study has no lesions"}
     assert crops_of(store).shape == (0, 3, 3, 48, 48)
     assert rows_of(store) == []
     assert list(open_group(store.part("rois", "ct-C1", "volumes.zarr")).group_keys()) == []
+
+
+def test_rois__of_a_study_without_lesions_fails_where_the_volume_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "v.nrrd").write_bytes(b"nothing")
+    bare = ct_files.cohort(ct_files.study(tmp_path / "v.nrrd"))
+    report = ct_files.extract(RoisStage(), bare, Store.create(tmp_path / "store"), settings())
+    assert report.empty == 0
+    assert report.failed["ct-C1"].startswith("ImageError: CT study C1: found ")
 
 
 def test_rois__waits_for_the_windows(tmp_path: Path, study: CtStudy) -> None:

@@ -16,12 +16,14 @@ import numpy.typing as npt
 import pytest
 import shapely
 import tifffile
+from aperio_files import aperio, drawn, layer
 from PIL import Image
 from skimage.color import rgb2lab
 
 from mumo.config import Settings, parse_settings
 from mumo.errors import ConfigError, InputError
 from mumo.pipeline.cohorts.cohort import Cohort, Slide
+from mumo.pipeline.pathology.groups import UnmappedGroupsError
 from mumo.pipeline.pathology.layout import bag_side_level0, plan_bags
 from mumo.pipeline.pathology.regions import PolygonRegions
 from mumo.pipeline.pathology.slides import Resolution, SlideReader
@@ -490,12 +492,101 @@ def test_check__reports_all_problems_at_once(tmp_path: Path) -> None:
         ("bare", "mpp", "error"),
         ("differs", "mpp", "error"),
         ("outside", "annotation", "error"),
-        ("unmapped", "annotation", "error"),
         ("partly", "", "warning"),
+        ("", "annotation", "error"),
     ]
-    assert "areas reach over the edge" in problems[-1].found
+    assert "areas reach over the edge" in problems[-2].found
+    assert "'Z' (1 slide)" in problems[-1].found
     (warned,) = TilesStage().check(make_cohort(cohort.slides[3]), make_settings(on_mpp_mismatch="warn"))
     assert warned.severity == "warning"
+
+
+def test_check__groups_without_a_class_are_one_problem_of_all_slides(tmp_path: Path) -> None:
+    good = write_slide(tmp_path / "good.tif", tissue(256, 256))
+    box = (0.0, 0.0, 100.0, 100.0)
+    annotations = [
+        write_asap(tmp_path / "a.xml", ("Z", box), ("T", box)),
+        write_asap(tmp_path / "b.xml", ("Z", box), ("None", box)),
+        write_asap(tmp_path / "c.xml", ("T", box)),
+        tmp_path / "d.png",
+    ]
+    Image.fromarray(np.full((256, 256), 7, np.uint8)).save(annotations[3])
+    slides = [Slide(f"S{k}", "P1", good, path, None, False) for k, path in enumerate(annotations)]
+    (problem,) = TilesStage().check(make_cohort(*slides, region_classes={"T": 1}), make_settings())
+    assert str(problem) == (
+        "slides, column 'annotation': found groups that the cohort file does not map: '7' (1 slide), 'None' (1 slide), "
+        "'Z' (2 slides); expected groups among 'T'. Map them under [slides.region_classes] in the cohort file (areas "
+        'without a group: "None").'
+    )
+    assert problem.groups == {"7": ("S3",), "None": ("S1",), "Z": ("S0", "S1")}
+
+
+def test_check__outlines_are_read_although_the_slide_fails(tmp_path: Path) -> None:
+    bare = write_slide(tmp_path / "bare.tif", tissue(256, 256), None)
+    box = (0.0, 0.0, 100.0, 100.0)
+    unmapped, good = write_asap(tmp_path / "a.xml", ("Z", box)), write_asap(tmp_path / "b.xml", ("T", box))
+    (tmp_path / "c.xml").write_text("no XML")
+    slides = [Slide(f"S{k}", "P1", bare, p, None, False) for k, p in enumerate((unmapped, good, tmp_path / "c.xml"))]
+    problems = TilesStage().check(make_cohort(*slides, region_classes={"T": 1}), make_settings())
+    assert [(p.row, p.column) for p in problems] == [
+        ("S0", "mpp"),
+        ("S1", "mpp"),
+        ("S2", "mpp"),
+        ("S2", "annotation"),
+        ("", "annotation"),
+    ]
+    assert problems[-1].groups == {"Z": ("S0",)}
+
+
+def test_check__many_groups_without_a_class_are_cut_in_the_sentence_alone(tmp_path: Path) -> None:
+    good = write_slide(tmp_path / "good.tif", tissue(256, 256))
+    annotation = write_asap(tmp_path / "a.xml", *((f"G{k:02}", (0.0, 0.0, 100.0, 100.0)) for k in range(25)))
+    (problem,) = TilesStage().check(make_cohort(slide(good, annotation)), make_settings())
+    assert "'G19' (1 slide) and 5 more; expected groups among none, for none is mapped" in str(problem)
+    assert len(problem.groups) == 25
+
+
+def test_check__says_what_of_an_annotation_is_used(tmp_path: Path) -> None:
+    good = write_slide(tmp_path / "good.tif", tissue(256, 256))
+    inside, over, outside = (100.0, 100.0, 200.0, 200.0), (200.0, 200.0, 300.0, 300.0), (900.0, 0.0, 950.0, 50.0)
+    annotation = write_asap(tmp_path / "a.xml", ("T", inside), ("T", over), ("T", outside))
+    dot = '<Annotation Type="Dot"><Coordinates><Coordinate Order="0" X="1" Y="1"/></Coordinates></Annotation>'
+    annotation.write_text(annotation.read_text().replace("<Annotations>", f"<Annotations>{dot}"))
+    empty = tmp_path / "empty.xml"
+    empty.write_text(f"<ASAP_Annotations><Annotations>{dot}</Annotations></ASAP_Annotations>")
+    slides = [Slide(f"S{k}", "P1", good, path, None, False) for k, path in enumerate((annotation, empty))]
+    problems = TilesStage().check(make_cohort(*slides, region_classes={"T": 1}), make_settings())
+    used = {
+        "number 1 is of type 'Dot', not an area, and is left out": "What is left out is not used;",
+        "1 of 3 areas lie outside the slide": "What is left out is not used;",
+        "1 areas reach over the edge of the slide and are cut there": "It is used all the same.",
+        "it holds no area, so the slide has no bags": "Draw areas, or leave the annotation empty:",
+    }
+    assert [p.severity for p in problems] == ["warning"] * 5
+    for p in problems:
+        assert p.remedy.startswith(used[p.found.removeprefix("annotation: ")])
+
+
+def test_unmapped_groups_error__keeps_its_groups_between_processes(tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "s.tif", tissue(256, 256))
+    annotation = write_asap(tmp_path / "a.xml", ("Z", (100, 100, 200, 200)))
+    with pytest.raises(UnmappedGroupsError) as caught:
+        tile(tmp_path, slide(path, annotation), None, {"T": 1})
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (type(again), again.groups, str(again)) == (UnmappedGroupsError, ("Z",), str(caught.value))
+
+
+def test_run__ellipse_and_hole_of_imagescope_become_classes_of_words(tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "s.tif", tissue(512, 512))
+    annotation = tmp_path / "a.xml"
+    hole = [(0, 0), (256, 0), (256, 256), (0, 256)]
+    annotation.write_text(aperio(layer(drawn([(0, 0), (512, 512)], "2"), drawn(hole, negative=True), name="T")))
+    found = tile(tmp_path, slide(path, annotation), make_settings(min_region_share=0.0), {"T": 2})
+    classes = {(row["x_level0"], row["y_level0"]): row["word_classes"] for row in found.rows}
+    assert found.outcome.summary["warnings"] == []
+    assert sorted({kind for kinds in classes.values() for kind in kinds}) == [0, 2]
+    assert all(set(kinds) == {0} for (x, y), kinds in classes.items() if x < 128 and y < 128)
+    assert any(set(kinds) == {2} for (x, y), kinds in classes.items() if x >= 256 and y >= 256)
 
 
 def test_run__warnings_go_into_the_summary(tmp_path: Path) -> None:

@@ -264,6 +264,7 @@ def test_windows_stage__of_a_cohort_without_ct_or_without_lesions(tmp_path: Path
     bare = ct_files.cohort(ct_files.study(studies.ct_studies[0].path))
     report = ct_files.extract(WindowsStage(), bare, store, settings())
     assert report.empty == 2
+    assert report.nothing_in == {"ct-C1": "the study has no lesions", "cohort": "no study has lesions"}
     assert fitted(store) == {}
 
 

@@ -58,6 +58,15 @@ def test_page__names_failures_and_warnings_as_text(store: Store, tmp_path: Path)
     assert "<td>slide-S2</td><td>repaired &lt;2&gt; polygons</td>" in text
 
 
+def test_page__says_what_dice_is_where_there_is_one(store: Store, tmp_path: Path) -> None:
+    status = store_status(store)
+    shown = []
+    for dice in ({}, {"threshold": {"lesions": 3, "median": 0.8, "lowest": 0.5}}):
+        write_status_page(store, status | {"dice": dice}, tmp_path / "page.html")
+        shown.append("Dice is the overlap of the mask that mumo would draw" in (tmp_path / "page.html").read_text())
+    assert shown == [False, True]
+
+
 def test_page__says_what_an_item_holds_and_when_it_was_written(store: Store, tmp_path: Path) -> None:
     text = page(store, tmp_path)
     assert "4 bags, 0.25 µm/px" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from .scan import Scan, stem
 MAX_LABELS = 20
 """Labels of a mask of lesions; a mask with more is taken for one of organs."""
 
+_MIN_SLICES = 2
+"""Damaged DICOM files that a folder of nothing else needs to be taken for a CT; a single one may be a mask."""
+
 _MAX_LABEL = 65_535
 _STEP = 8
 """A mask is told from a volume on every eighth row and column first."""
@@ -37,6 +41,8 @@ class LesionRow:
     mask: Path
     label: int | None
     roi: str | None
+    unreadable: str = ""
+    """Why the mask cannot be read, where that is so; it has one row then, however many lesions it holds."""
 
 
 @dataclass
@@ -53,7 +59,9 @@ class StudyRow:
     all_series: tuple[str, ...] = ()
     """The series itself, for masks that name it."""
     grid: Geometry | None = None
-    """None where the volume cannot be read; `mumo check` says why."""
+    """None where the volume cannot be read."""
+    unreadable: str = ""
+    """Why it cannot be read, where that is so: it has a row all the same, so that its failure is recorded."""
     lesions: list[LesionRow] = field(default_factory=list)
 
 
@@ -73,6 +81,7 @@ class _Mask:
     path: Path
     patient: str
     lesions: tuple[LesionRow, ...]
+    unreadable: bool = False
     grid: Geometry | None = None
     series_uids: frozenset[str] = frozenset()
     frame_uid: str = ""
@@ -85,14 +94,22 @@ def draft_ct(
 
     `looked_at` is called after each DICOM folder, and each file that could be a volume.
     """
-    found = CtStudies()
+    found, kinds = CtStudies(), _Kinds()
     masks: list[_Mask] = []
+    damaged: list[_Damaged] = []
     for folder in sorted(scan.dicom):
         _dicom_folder(scan, folder, naming, found, masks)
         looked_at()
     for path in sorted(scan.volumes):
-        _volume_file(scan, path, naming, found, masks)
+        try:
+            patient = naming.patient_of(path)
+            kinds.add(path, patient, is_mask=_volume_file(scan, path, patient, found, masks))
+        except NoPatient as reason:
+            found.unplaced.append((path, str(reason)))
+        except ImageError as error:
+            damaged.append(_Damaged(path, patient, error.found))
         looked_at()
+    _sort_damaged(damaged, kinds, found, masks)
     by_patient: dict[str, list[StudyRow]] = defaultdict(list)
     for row in found.rows:
         by_patient[row.patient].append(row)
@@ -115,13 +132,16 @@ def draft_ct(
 
 
 def _dicom_folder(scan: Scan, folder: Path, naming: Naming, found: CtStudies, masks: list[_Mask]) -> None:
-    """Series and masks of one folder."""
+    """Series and masks of one folder; one with nothing but damaged files is a CT that cannot be read."""
     series: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    damaged: list[Path] = []
     with quiet_pydicom():
         for path in scan.dicom[folder]:
             try:
-                header = read_header(scan.folder / path)
-                values = header.values if header else {}
+                if (header := read_header(scan.folder / path)) is None:  # nothing of DICOM but its ending
+                    damaged.append(path)
+                    continue
+                values = header.values
                 kind = values.get("SOPClassUID", values.get("MediaStorageSOPClassUID", ""))
                 if kind in (RTStructureSetStorage, SegmentationStorage):
                     masks.append(_dicom_mask(scan, path, naming))
@@ -130,23 +150,27 @@ def _dicom_folder(scan: Scan, folder: Path, naming: Naming, found: CtStudies, ma
                 found.unplaced.append((path, str(reason)))
                 continue
             except HEADER_ERRORS:
-                found.unplaced.append((path, "a DICOM file that is damaged"))
+                damaged.append(path)
                 continue
             series[values.get("SeriesInstanceUID", "")].append({**values, "kind": UID(kind).name if kind else ""})
-    studies = {
-        uid: images
+    frames = {
+        uid: str(images[0].get("FrameOfReferenceUID", ""))
         for uid, images in series.items()
         if not (why := _no_ct(images)) or _tell(found, folder, why, images)
     }
-    for uid, images in sorted(studies.items()):
+    if len(damaged) == len(scan.dicom[folder]) >= _MIN_SLICES:
+        frames = {"": ""}
+    else:
+        found.unplaced += [(path, "a DICOM file that is damaged") for path in damaged]
+    for uid, frame_uid in sorted(frames.items()):
         try:
             patient = naming.patient_of(folder / "slices")
         except NoPatient as reason:
             found.unplaced.append((folder, str(reason)))
             return
-        row = StudyRow(patient, folder, uid if len(studies) > 1 else None, all_series=(uid,))
-        row.frame_uid = str(images[0].get("FrameOfReferenceUID", ""))
-        row.grid = _grid(scan.folder / folder, row.series_uid)
+        row = StudyRow(patient, folder, uid if len(frames) > 1 else None, frame_uid=frame_uid)
+        row.all_series = (uid,) if uid else ()
+        row.grid, row.unreadable = _grid(scan.folder / folder, row.series_uid)
         found.rows.append(row)
 
 
@@ -199,25 +223,64 @@ def _dicom_mask(scan: Scan, path: Path, naming: Naming) -> _Mask:
 # --- single files ----------------------------------------------------------------------------------------
 
 
-def _volume_file(scan: Scan, path: Path, naming: Naming, found: CtStudies, masks: list[_Mask]) -> None:
-    """A file that is a volume or a mask; told apart by its voxels, for names say little."""
-    try:
-        patient = naming.patient_of(path)
-        labels = _labels(scan.folder / path)
-    except NoPatient as reason:
-        found.unplaced.append((path, str(reason)))
-        return
-    except ImageError as error:
-        found.unplaced.append((path, error.found))
-        return
-    grid = _grid(scan.folder / path, None)
+@dataclass(frozen=True)
+class _Damaged:
+    """A file that could be a volume or a mask, and cannot be read."""
+
+    path: Path
+    patient: str
+    why: str
+
+
+class _Kinds:
+    """Whether files of a kind of name are volumes or masks: names alike but for the patient and other numbers."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, set[bool]] = defaultdict(set)
+
+    def add(self, path: Path, patient: str, *, is_mask: bool) -> None:
+        """Note what a file that could be read is."""
+        for name in self._alike(path, patient):
+            self._found[name].add(is_mask)
+
+    def is_mask(self, path: Path, patient: str) -> bool:
+        """Whether all files named alike are masks; where there are none, all files of folders named alike."""
+        known = (self._found[name] for name in self._alike(path, patient) if name in self._found)
+        return next(known, {False}) == {True}
+
+    @staticmethod
+    def _alike(path: Path, patient: str) -> tuple[str, str]:
+        name = re.sub("[0-9]+", "0", path.as_posix().replace(patient, "0")).casefold()
+        return name, f"{name.rpartition('/')[0]}/"
+
+
+def _sort_damaged(damaged: Sequence[_Damaged], kinds: _Kinds, found: CtStudies, masks: list[_Mask]) -> None:
+    """Files that cannot be read are what the files named like them are; else volumes."""
+    for one in damaged:
+        if kinds.is_mask(one.path, one.patient):
+            lesions = (LesionRow(one.path, None, None, one.why),)
+            masks.append(_Mask(one.path, one.patient, lesions, unreadable=True))
+        else:
+            found.rows.append(StudyRow(one.patient, one.path, unreadable=one.why))
+
+
+def _volume_file(scan: Scan, path: Path, patient: str, found: CtStudies, masks: list[_Mask]) -> bool:
+    """Sort in a file that is a volume or a mask, told apart by its voxels, for names say little; whether it is a mask.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    labels = _labels(scan.folder / path)
+    grid, unreadable = _grid(scan.folder / path, None)
     if labels is None:
-        found.rows.append(StudyRow(patient, path, grid=grid))
-    elif 0 < len(labels) <= MAX_LABELS:
-        masks.append(_Mask(path, patient, tuple(LesionRow(path, label, None) for label in labels), grid))
+        found.rows.append(StudyRow(patient, path, grid=grid, unreadable=unreadable))
+        return False
+    if 0 < len(labels) <= MAX_LABELS:
+        masks.append(_Mask(path, patient, tuple(LesionRow(path, label, None) for label in labels), grid=grid))
     else:
         why = f"a mask of {len(labels)} labels, of organs perhaps" if labels else "a mask without labels"
         found.unplaced.append((path, why))
+    return True
 
 
 def _labels(file: Path) -> list[int] | None:
@@ -241,15 +304,16 @@ def _labels(file: Path) -> list[int] | None:
     return [int(value) for value in values if value] if len(values) <= 10 * MAX_LABELS else None
 
 
-def _grid(path: Path, series_uid: str | None) -> Geometry | None:
+def _grid(path: Path, series_uid: str | None) -> tuple[Geometry | None, str]:
+    """The grid of a volume, and why it has none, empty where it has one."""
     settings = RoisSettings()
     try:
         header = read_volume_header(
             path, max_voxels=settings.max_voxels, series_uid=series_uid, slice_tolerance=settings.slice_tolerance
         )
-    except ImageError:
-        return None
-    return header.stored.upright().to_lps()
+    except ImageError as error:
+        return None, error.found
+    return header.stored.upright().to_lps(), ""
 
 
 # --- masks to studies ------------------------------------------------------------------------------------
@@ -257,7 +321,9 @@ def _grid(path: Path, series_uid: str | None) -> Geometry | None:
 
 def _study_of(mask: _Mask, studies: Sequence[StudyRow]) -> StudyRow:
     """The study of the same patient that a mask lies on; LookupError with the reason where that is not clear."""
-    if mask.grid is not None:
+    if mask.unreadable:
+        fitting, why = list(studies), ""
+    elif mask.grid is not None:
         fitting = [study for study in studies if _same_place(study.grid, mask.grid)]
         # of one scan in two formats, the mask that is a file was drawn on the file
         fitting = [study for study in fitting if not study.all_series] or fitting
@@ -266,6 +332,7 @@ def _study_of(mask: _Mask, studies: Sequence[StudyRow]) -> StudyRow:
         named = [study for study in studies if mask.series_uids.intersection(study.all_series)]
         fitting = named or [study for study in studies if study.frame_uid and study.frame_uid == mask.frame_uid]
         why = "no series of the patient is the one that it was drawn on"
+    fitting = fitting or [study for study in studies if study.unreadable]
     if not fitting:
         raise LookupError(why if studies else "a mask of a patient without CT")
     near = [study for study in fitting if mask.path.parent in (study.path.parent, study.path)]
@@ -275,7 +342,9 @@ def _study_of(mask: _Mask, studies: Sequence[StudyRow]) -> StudyRow:
         longest = max((len(stem(study.path)) for study in alike), default=0)
         chosen = [study for study in alike if len(stem(study.path)) == longest] or chosen
     if len(chosen) > 1:
-        raise LookupError(f"{len(chosen)} volumes of the patient have the mask's grid")
+        on_its_grid = mask.grid is not None and not chosen[0].unreadable
+        which = "have the mask's grid" if on_its_grid else "could be the mask's"
+        raise LookupError(f"{len(chosen)} volumes of the patient {which}")
     return chosen[0]
 
 

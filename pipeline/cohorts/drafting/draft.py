@@ -39,6 +39,19 @@ class Draft:
         return sorted([*self.slides.unplaced, *self.ct.unplaced])
 
     @property
+    def unreadable(self) -> list[tuple[str, Path, str]]:
+        """Slides, CT studies and masks that are in the tables but cannot be read: id, file or folder, and why."""
+        slides = [(row.slide, row.path, row.unreadable) for row in self.slides.rows if row.unreadable]
+        studies = [(row.ct, row.path, row.unreadable) for row in self.ct.rows if row.unreadable]
+        masks = [
+            (f"a mask of {row.ct}", lesion.mask, lesion.unreadable)
+            for row in self.ct.rows
+            for lesion in row.lesions
+            if lesion.unreadable
+        ]
+        return [*slides, *studies, *masks]
+
+    @property
     def without_files(self) -> list[str]:
         """Patients of the table of whom no slide and no CT was found."""
         found = {row.patient for row in self.slides.rows} | {row.patient for row in self.ct.rows}

@@ -23,7 +23,14 @@ class SlideRow:
     path: Path
     annotation: Path | None
     has_mpp: bool
-    """Whether the file records its resolution."""
+    """Whether the file records its resolution; not known of one that cannot be read."""
+    unreadable: str = ""
+    """Why the file cannot be read, where that is so: it has a row all the same, so that its failure is recorded."""
+
+    @property
+    def needs_mpp(self) -> bool:
+        """Whether the resolution is the user's to fill in."""
+        return not self.has_mpp and not self.unreadable
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Slides:
     groups: tuple[str, ...]
     """Groups of all annotations."""
     unplaced: tuple[tuple[Path, str], ...]
-    """Files that could be slides or annotations, and why they are none."""
+    """Slides of no patient and annotations of no slide, and why."""
 
 
 def draft_slides(
@@ -54,13 +61,10 @@ def draft_slides(
             looked_at()
         try:
             patient = naming.patient_of(path)
-            has_mpp = _has_mpp(scan.folder / path, settings)
         except NoPatient as reason:
             unplaced.append((path, str(reason)))
             continue
-        except SlideError as error:
-            unplaced.append((path, error.parts[2].removeprefix(f"{path.name}, which is ")))
-            continue
+        has_mpp, unreadable = _look_at(scan.folder / path, settings)
         annotation = _annotation_of(path, [one for one in scan.annotations if one in left], scan.slides)
         if annotation is not None:
             left.discard(annotation)
@@ -71,7 +75,7 @@ def draft_slides(
                 unplaced.append((annotation, error.parts[2]))
                 annotation = None
         name = stem(path).replace(patient, study_ids.get(patient, patient))
-        rows.append(SlideRow(ids.of_name(name), patient, path, annotation, has_mpp))
+        rows.append(SlideRow(ids.of_name(name), patient, path, annotation, has_mpp, unreadable))
     unplaced += [(path, "an annotation that is named like no slide, or like several") for path in sorted(left)]
     return Slides(tuple(rows), tuple(sorted(groups)), tuple(unplaced))
 
@@ -83,20 +87,19 @@ def _slide_folders(scan: Scan) -> list[Path]:
     return [
         folder
         for folder, files in scan.dicom.items()
-        if any(openslide.OpenSlide.detect_format(str(scan.folder / file)) == "dicom" for file in files[:1])
+        # the last one, too, for the first may be damaged
+        if any(openslide.OpenSlide.detect_format(scan.folder / file) == "dicom" for file in {files[0], files[-1]})
     ]
 
 
-def _has_mpp(file: Path, settings: TilesSettings) -> bool:
-    """Whether a slide says its resolution; SlideError where it is none."""
-    with open_image(file, "", settings.max_pixels) as image:
-        try:
+def _look_at(file: Path, settings: TilesSettings) -> tuple[bool, str]:
+    """Whether a slide says its resolution, and why it cannot be read, empty where it can."""
+    try:
+        with open_image(file, "", settings.max_pixels) as image:
             resolve_mpp(image.properties, None, settings, "")
-        except SlideError as error:
-            if error.parts[1] != "mpp":
-                raise
-            return False
-    return True
+    except SlideError as error:
+        return False, "" if error.parts[1] == "mpp" else error.parts[2].removeprefix(f"{file.name}, which is ")
+    return True, ""
 
 
 def _annotation_of(slide: Path, annotations: Sequence[Path], slides: Sequence[Path]) -> Path | None:

@@ -93,6 +93,27 @@ def test_explain__states_how_complete_attributions_are(written: Path) -> None:
     assert len(rows) == len(said["checks"]["curves"])
 
 
+def test_explain__pages_state_the_sum_of_omics_attributions_with_its_sign(written: Path) -> None:
+    frame = read_table(written / "explanations.parquet", EXPLANATIONS).to_pandas()
+    sums = frame[frame["kind"] == "omics"].groupby("patient")["value"].sum()
+    assert (sums < -0.001).any() and (sums > 0.001).any()
+    for patient, value in sums.items():
+        text = (written / str(patient) / "index.html").read_text(encoding="utf-8")
+        stated = re.search(r"at that median, (\S+) log hazard", text)
+        assert stated is not None and float(stated[1].replace("−", "-")) == pytest.approx(value, abs=0.00051)
+        modalities = frame[(frame["patient"] == patient) & (frame["kind"] == "omics")]["item"]
+        units = {"pathology": "summed over bags", "radiology": "summed over lesions"}
+        assert all((units[modality] in text) is (modality in set(modalities)) for modality in units)
+
+
+def test_explain__of_a_model_without_omics_says_nothing_of_them(store: Path, tmp_path: Path) -> None:
+    settings = ONE_EPOCH.model_copy(update={"model": ONE_EPOCH.model.model_copy(update={"omics": False})})
+    train.fit(store, tmp_path / "run", settings, device="cpu")
+    said = write_explanations(tmp_path / "run", store, tmp_path / "out", settings, PLAIN)
+    assert said["completeness"] is None
+    assert "Attributions of omics" not in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
 def test_explain__geojson_is_valid_and_lies_where_the_bags_lie(written: Path) -> None:
     files = sorted(written.rglob("*.geojson"))
     assert len(files) == int((COHORT.units["pathology"].counts > 0).sum())

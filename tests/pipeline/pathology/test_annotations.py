@@ -1,4 +1,4 @@
-"""Annotation files of ASAP and QuPath, and the classes that they give to places."""
+"""Annotation files of ASAP and QuPath, and what files of all formats share; ImageScope's are in `test_aperio`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import shapely
+from aperio_files import aperio, drawn, layer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mumo.config import TilesSettings
 from mumo.errors import InputError
-from mumo.pipeline.pathology.annotations import (
-    Annotations,
-    Region,
-    check_place,
-    classify,
-    read_annotations,
-)
+from mumo.pipeline.pathology.annotation_formats.collector import Annotations, Region
+from mumo.pipeline.pathology.annotations import check_place, classify, read_annotations
 from mumo.pipeline.pathology.regions import PolygonRegions
+from mumo.pipeline.pathology.remarks import Remark
 from mumo.pipeline.pathology.slides import SlideError
 
 SQUARE = [(10, 10), (30, 10), (30, 30), (10, 30)]
@@ -56,6 +53,10 @@ def read(tmp_path: Path, content: str | bytes | dict[str, Any] | list[Any], suff
     return read_annotations(path, "S1", TilesSettings(**limits))
 
 
+def texts(annotations: Annotations) -> list[str]:
+    return [remark.text for remark in annotations.remarks]
+
+
 def single(annotations: Annotations) -> Region:
     (region,) = annotations.regions
     return region
@@ -69,7 +70,7 @@ def test_asap__polygons_keep_group_and_place(tmp_path: Path) -> None:
     found = read(tmp_path, asap(asap_area(SQUARE), asap_area(other), asap_area(SQUARE, "HER2 3+")))
     assert [region.group for region in found.regions] == ["Tumor", "Tumor", "HER2 3+"]
     assert [region.area.bounds for region in found.regions] == [(10, 10, 30, 30), (110, 10, 130, 30), (10, 10, 30, 30)]
-    assert found.notes == ()
+    assert found.remarks == ()
 
 
 @pytest.mark.parametrize("kind", ["Polygon", "Spline", "Rectangle"])
@@ -85,7 +86,7 @@ def test_asap__rectangle_of_two_corners_is_taken(tmp_path: Path) -> None:
 def test_asap__what_is_no_area_is_left_out_with_a_note(tmp_path: Path, kind: str) -> None:
     found = read(tmp_path, asap(asap_area(SQUARE[:1], kind=kind), asap_area(SQUARE)))
     assert len(found.regions) == 1
-    assert found.notes == (f"annotation: number 1 is of type {kind!r}, not an area, and is left out",)
+    assert texts(found) == [f"annotation: number 1 is of type {kind!r}, not an area, and is left out"]
 
 
 @pytest.mark.parametrize("group", [None, "", "None"])
@@ -102,13 +103,18 @@ def test_asap__order_counts_and_not_the_sequence(tmp_path: Path) -> None:
     text = asap(asap_area(SQUARE)).replace('Order="1"', 'Order="x"').replace('Order="2"', 'Order="1"')
     swapped = text.replace('Order="x"', 'Order="2"')
     found = read(tmp_path, swapped)
-    assert "crosses or touches itself and was repaired" in found.notes[0]
+    assert "crosses or touches itself and was repaired" in texts(found)[0]
 
 
 @pytest.mark.parametrize("value", ["ten", "1.000,5", "", "nan", "inf", "0x10", "1e99", "1e999"])
 def test_asap__coordinates_that_are_no_numbers_are_refused(tmp_path: Path, value: str) -> None:
     with pytest.raises(SlideError, match=r"slide S1: found a coordinate of area 1 .* in annotation\.xml"):
         read(tmp_path, asap(asap_area([(value, 0), *SQUARE])))
+
+
+def test_asap__missing_coordinate_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SlideError, match="a coordinate of area 1"):
+        read(tmp_path, asap(asap_area(SQUARE)).replace('X="30"', "", 1))
 
 
 def test_asap__document_type_is_refused(tmp_path: Path) -> None:
@@ -173,7 +179,7 @@ def test_geojson__points_and_lines_are_left_out_with_a_note(tmp_path: Path) -> N
     point = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 2]}, "properties": {}}
     found = read(tmp_path, [point, feature(SQUARE)])
     assert len(found.regions) == 1
-    assert "number 1 is of type 'Point'" in found.notes[0]
+    assert "number 1 is of type 'Point'" in texts(found)[0]
 
 
 @pytest.mark.parametrize(
@@ -211,10 +217,17 @@ def test_geojson__a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
 # --- both -------------------------------------------------------------------------------------------------
 
 
+def test_read_annotations__xml_of_another_program_is_refused_with_both_that_are_read(tmp_path: Path) -> None:
+    with pytest.raises(SlideError, match=r"found <svg> .*; expected <ASAP_Annotations> of ASAP or <Annotations> of Ap"):
+        read(tmp_path, "<svg/>")
+    with pytest.raises(SlideError, match="expected a file of ASAP or Aperio ImageScope"):
+        read(tmp_path, "<Annotations>")
+
+
 def test_read_annotations__missing_file_and_other_suffix_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"slide S1: found no file gone\.xml"):
         read_annotations(tmp_path / "gone.xml", "S1", TilesSettings())
-    with pytest.raises(InputError, match=r"slide S1: found notes\.txt; expected an ASAP file"):
+    with pytest.raises(InputError, match=r"slide S1: found notes\.txt; expected a file of ASAP or Aperio ImageScope"):
         read_annotations(tmp_path / "notes.txt", "S1", TilesSettings())
 
 
@@ -246,20 +259,30 @@ def test_read_annotations__bow_tie_is_repaired_and_reported(tmp_path: Path) -> N
         found = read(tmp_path, content)
         assert single(found).area.is_valid
         assert single(found).area.area == pytest.approx(200)
-        assert found.notes == ("annotation: area 1 crosses or touches itself and was repaired",)
+        assert texts(found) == ["annotation: area 1 crosses or touches itself and was repaired"]
 
 
 def test_read_annotations__areas_without_extent_are_left_out(tmp_path: Path) -> None:
     flat = [(0, 0), (10, 10), (20, 20)]
     found = read(tmp_path, asap(asap_area(flat), asap_area([]), asap_area([(1, 1)] * 5), asap_area(SQUARE)))
     assert len(found.regions) == 1
-    assert sum("has no extent" in note for note in found.notes) == 3
+    assert sum("has no extent" in note for note in texts(found)) == 3
 
 
 def test_read_annotations__many_notes_are_cut(tmp_path: Path) -> None:
     found = read(tmp_path, asap(*[asap_area(SQUARE[:1], kind="Dot")] * 50))
-    assert len(found.notes) == 11
-    assert found.notes[-1] == "annotation: 40 more notes of this kind"
+    assert len(found.remarks) == 11
+    assert found.remarks[-1] == Remark("annotation: 40 more remarks of this kind", "left out")
+
+
+def test_read_annotations__remarks_of_each_kind_are_counted_by_themselves(tmp_path: Path) -> None:
+    bow_tie = [(0, 0), (20, 20), (20, 0), (0, 20)]
+    found = read(tmp_path, asap(*[asap_area(SQUARE[:1], kind="Dot")] * 12, *[asap_area(bow_tie)] * 13))
+    more = [remark for remark in found.remarks if "more remarks of this kind" in remark.text]
+    assert [(remark.text, remark.kind) for remark in more] == [
+        ("annotation: 2 more remarks of this kind", "left out"),
+        ("annotation: 3 more remarks of this kind", "used"),
+    ]
 
 
 @pytest.mark.slow
@@ -336,15 +359,15 @@ def test_check_place__wholly_outside_is_an_error() -> None:
 
 
 def test_check_place__file_without_areas_is_a_warning() -> None:
-    assert "holds no area" in check_place(Annotations((), ()), (100, 100), "S1")[0]
+    assert "holds no area" in check_place(Annotations((), ()), (100, 100), "S1")[0].text
 
 
 def test_check_place__partly_outside_is_a_warning() -> None:
     inside, over, out = region("A", 0, 0, 10, 10), region("A", 90, 0, 110, 10), region("A", 200, 10, 220, 20)
     assert check_place(Annotations((inside,), ()), (100, 100), "S1") == ()
     assert check_place(Annotations((inside, over, out), ()), (100, 100), "S1") == (
-        "annotation: 1 of 3 areas lie outside the slide",
-        "annotation: 1 areas reach over the edge of the slide and are cut there",
+        Remark("annotation: 1 of 3 areas lie outside the slide", "left out"),
+        Remark("annotation: 1 areas reach over the edge of the slide and are cut there"),
     )
 
 
@@ -446,7 +469,7 @@ def test_read_annotations__real_tumour_outlines(shared_data: Path) -> None:
     path = shared_data / "slides" / "annotations" / "camelyon16_tumor_001.level5px.xml"
     found = read_annotations(path, "S1", TilesSettings())
     assert [region.group for region in found.regions] == ["Tumor", "Tumor"]
-    assert found.notes == ("annotation: area 2 crosses or touches itself and was repaired",)
+    assert texts(found) == ["annotation: area 2 crosses or touches itself and was repaired"]
     assert check_place(found, (3072, 7168), "S1") == ()
 
 
@@ -470,17 +493,59 @@ def mutated(content: bytes, mutations: list[tuple[float, bytes]]) -> bytes:
     return content if len(mutations) % 2 else content[: int(mutations[-1][0] * len(content))]
 
 
-@pytest.mark.parametrize("suffix", [".xml", ".geojson"])
+GOOD = {
+    "asap": (".xml", asap(asap_area(SQUARE), asap_area(SQUARE[:3], "Hole"))),
+    "aperio": (".xml", aperio(layer(drawn(SQUARE), drawn(SQUARE[:2], "2"), drawn(SQUARE[1:], negative=True)))),
+    "geojson": (".geojson", json.dumps([feature(SQUARE, [(15, 15), (20, 15), (20, 20)])])),
+}
+
+
+@pytest.mark.parametrize("kind", GOOD)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mutations=MUTATIONS)
 def test_read_annotations__any_damage_is_read_or_refused(
-    tmp_path: Path, suffix: str, mutations: list[tuple[float, bytes]]
+    tmp_path: Path, kind: str, mutations: list[tuple[float, bytes]]
 ) -> None:
-    hole = [(15, 15), (20, 15), (20, 20)]
-    good = asap(asap_area(SQUARE), asap_area(hole, "Hole")) if suffix == ".xml" else json.dumps([feature(SQUARE, hole)])
+    suffix, good = GOOD[kind]
     try:
         found = read(tmp_path, mutated(good.encode(), mutations), suffix)
     except SlideError:
+        return
+    assert all(region.area.is_valid and region.area.area > 0 for region in found.regions)
+
+
+_ATTRIBUTES = st.dictionaries(
+    st.sampled_from(["Type", "PartOfGroup", "X", "Y", "Order", "Name", "Value", "Text", "NegativeROA", "Id"]),
+    st.sampled_from(["", "0", "1", "2", "3", "1e300", "-7,5", "Polygon", "Rectangle", "Description", "\u00e9"]),
+    max_size=4,
+)
+_ELEMENTS = st.sampled_from(
+    ["Annotations", "Annotation", "Attribute", "Region", "Vertex", "V", "Coordinate", "Coordinates", "Vertices"]
+)
+
+
+def element(tag: str, attributes: dict[str, str], children: list[str]) -> str:
+    said = "".join(f' {name}="{value}"' for name, value in attributes.items())
+    return f"<{tag}{said}>{''.join(children)}</{tag}>"
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    root=st.sampled_from(["ASAP_Annotations", "Annotations"]),
+    children=st.lists(
+        st.recursive(
+            st.builds(element, _ELEMENTS, _ATTRIBUTES, st.just([])),
+            lambda inner: st.builds(element, _ELEMENTS, _ATTRIBUTES, st.lists(inner, max_size=5)),
+            max_leaves=20,
+        ),
+        max_size=4,
+    ),
+)
+def test_read_annotations__any_xml_is_read_or_refused(tmp_path: Path, root: str, children: list[str]) -> None:
+    try:
+        found = read(tmp_path, element(root, {}, children))
+    except SlideError as error:
+        assert error.parts[1] == "annotation"
         return
     assert all(region.area.is_valid and region.area.area > 0 for region in found.regions)
 

@@ -68,7 +68,7 @@ def test_export_bags__comes_back_through_the_readers(store: Store, tmp_path: Pat
         ("class 3", (10.0, 20.0, 110.5, 120.5)),
         ("class 0", (200.0, 20.0, 300.5, 120.5)),
     ]
-    assert found.notes == ()
+    assert found.remarks == ()
     (single,) = read_annotations(tmp_path / "out" / f"slide-S2.{suffix}", "S2", TilesSettings()).regions
     assert single.group == "bag"
     assert read_annotations(tmp_path / "out" / f"slide-S3.{suffix}", "S3", TilesSettings()).regions == ()

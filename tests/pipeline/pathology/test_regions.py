@@ -68,7 +68,8 @@ def test_label_regions__palette_images_count_by_index(tmp_path: Path) -> None:
 def test_label_regions__empty_one_is_a_warning(tmp_path: Path) -> None:
     regions, (note,) = read(labels(tmp_path, np.zeros((20, 30), np.uint8)))
     assert regions.bounds_level0 is None
-    assert "no value but 0" in note
+    assert "no value but 0" in note.text
+    assert note.kind == "no bags"
 
 
 def test_label_regions__of_another_slide_is_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
+from aperio_files import aperio, drawn, layer
 from ct_files import change, outlines, write, write_dicom, write_rtstruct, write_seg
 from dicom_slides import write_dicom_slide
 from pydicom.uid import MRImageStorage
@@ -91,11 +92,22 @@ def test_draft_cohort__what_is_no_slide_is_named(tmp_path: Path) -> None:
     (tmp_path / "P1" / "notes.txt").write_text("x")
     slide(tmp_path / "b.tif")
     draft = draft_cohort(tmp_path)
-    assert reasons(draft) == {
-        "P1/cut.svs": "no slide that OpenSlide reads",
-        "b.tif": "it lies in no patient's folder",
-    }
+    assert reasons(draft) == {"b.tif": "it lies in no patient's folder"}
     assert dict(draft.scan.others) == {".txt": 1}
+
+
+def test_draft_cohort__slide_that_cannot_be_read_has_a_row(tmp_path: Path) -> None:
+    slide(tmp_path / "P1" / "a.tif")
+    (tmp_path / "P2").mkdir()
+    (tmp_path / "P2" / "cut.svs").write_bytes(b"II*\0 nothing")
+    draft = draft_cohort(tmp_path)
+    assert [(row["slide"], row["patient"], row["path"]) for row in rows(draft, "slides.csv")] == [
+        ("a", "P1", "P1/a.tif"),
+        ("cut", "P2", "P2/cut.svs"),
+    ]
+    assert draft.unreadable == [("cut", Path("P2/cut.svs"), "no slide that OpenSlide reads")]
+    assert [row.slide for row in draft.slides.rows if row.needs_mpp] == []
+    assert (draft.unplaced, draft.without_files) == ([], [])
 
 
 def test_draft_cohort__annotations_by_name(tmp_path: Path) -> None:
@@ -116,6 +128,18 @@ def test_draft_cohort__annotations_by_name(tmp_path: Path) -> None:
     assert draft.slides.groups == ("Tumour",)
     assert '# "Tumour" = ' in draft_files(draft)["cohort.toml"]
     assert set(reasons(draft)) == {"outlines/s3.geojson", "P2/s2.geojson"}
+
+
+def test_draft_cohort__annotations_of_imagescope_are_paired_and_their_groups_listed(tmp_path: Path) -> None:
+    for name in ("P1/s1.tif", "P2/s2.tif"):
+        slide(tmp_path / name)
+    ring = [(1, 1), (90, 1), (90, 90)]
+    (tmp_path / "P1" / "s1.xml").write_text(aperio(layer(drawn(ring), name="Tumour"), layer(drawn(ring), name="DCIS")))
+    (tmp_path / "P2" / "s2.xml").write_text(aperio(layer(drawn(ring, text="Mitosis"), name="")))
+    draft = draft_cohort(tmp_path)
+    assert [row["annotation"] for row in rows(draft, "slides.csv")] == ["P1/s1.xml", "P2/s2.xml"]
+    assert draft.slides.groups == ("DCIS", "Mitosis", "Tumour")
+    assert reasons(draft) == {}
 
 
 def test_draft_cohort__folder_of_dicom_instances_is_one_slide(tmp_path: Path) -> None:
@@ -174,13 +198,46 @@ def test_draft_cohort__masks_of_no_use(tmp_path: Path) -> None:
     organs.CopyInformation(image)
     save(organs, tmp_path / "P1" / "organs.nii")
     save(mask(image, 1), tmp_path / "P2" / "alone.nii")
-    (tmp_path / "P1" / "broken.nii").write_bytes(b"nothing")
     draft = draft_cohort(tmp_path)
     assert reasons(draft)["P1/blank.nii"] == "a mask without labels"
     assert reasons(draft)["P1/organs.nii"] == "a mask of 31 labels, of organs perhaps"
     assert reasons(draft)["P2/alone.nii"] == "a mask of a patient without CT"
-    assert "P1/broken.nii" in reasons(draft)
     assert len(draft.ct.rows) == 1
+
+
+def test_draft_cohort__volumes_and_masks_that_cannot_be_read_have_rows(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        save(volume(), tmp_path / "ct" / f"P{number}.nii")
+        save(mask(volume(), 1), tmp_path / "masks" / f"P{number}.nii")
+    (tmp_path / "list.csv").write_text("id\nP1\nP2\nP3\n")
+    (tmp_path / "ct" / "P2.nii").write_bytes(b"nothing")
+    (tmp_path / "masks" / "P3.nii").write_bytes(b"nothing")
+    draft = draft_cohort(tmp_path)
+    assert sorted((row["ct"], row["path"]) for row in rows(draft, "ct.csv")) == [
+        (f"P{number}-ct", f"ct/P{number}.nii") for number in (1, 2, 3)
+    ]
+    assert sorted((row["ct"], row["mask"], row["label"]) for row in rows(draft, "lesions.csv")) == [
+        ("P1-ct", "masks/P1.nii", "1"),
+        ("P2-ct", "masks/P2.nii", "1"),
+        ("P3-ct", "masks/P3.nii", ""),
+    ]
+    assert [(name, path.as_posix()) for name, path, _ in draft.unreadable] == [
+        ("P2-ct", "ct/P2.nii"),
+        ("a mask of P3-ct", "masks/P3.nii"),
+    ]
+    assert draft.unplaced == []
+
+
+def test_draft_cohort__dicom_folder_of_damaged_files_is_a_study(tmp_path: Path) -> None:
+    folder = tmp_path / "P1" / "series"
+    for file in write_dicom(volume(), folder):
+        file.write_bytes(b"nothing")
+    draft = draft_cohort(tmp_path)
+    assert [(row["ct"], row["path"], row["series_uid"]) for row in rows(draft, "ct.csv")] == [
+        ("P1-ct", "P1/series", "")
+    ]
+    assert [name for name, _, why in draft.unreadable if why] == ["P1-ct"]
+    assert draft.unplaced == []
 
 
 def test_draft_cohort__dicom_series_with_its_structure_set(tmp_path: Path) -> None:
@@ -227,7 +284,7 @@ def test_draft_cohort__several_series_in_a_folder(tmp_path: Path) -> None:
         ("P1-ct2", "1.2.3.2"),
     ]
     assert sorted(reason for _, reason in draft.unplaced) == [
-        "a series of 1: no CT (of an unknown kind)",
+        "a DICOM file that is damaged",
         "a series of 2: a localiser",
         "a series of 6: no CT (MR Image Storage)",
     ]
