@@ -342,7 +342,7 @@ def print_metrics(metrics: dict[str, Any], as_json: bool) -> None:
         roles.setdefault(part, []).append(f"chose the {what}")
     for part, values in metrics["parts"].items():
         shown = format_interval(values["auc"])
-        role = "; ".join(roles.get(part, [])) or "held out from everything"
+        role = "; ".join(roles.get(part, [])) or "held out from training and every choice"
         typer.echo(f"{part}: {values['patients']} patients, {values['labelled']} labelled, AUC {shown}  [{role}]")
     if metrics["headline"] is None:
         typer.echo(

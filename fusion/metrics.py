@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 HEADLINES = ("test", "external")
-"""Parts that were held out from everything; the first that there is has the figures that count."""
+"""Parts that were held out from training and every choice; the first that there is has the figures that count."""
 
 
 # --- response ---------------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def test_print_metrics__says_what_each_part_was_used_for(run: Path, capsys: pyte
     print_metrics(found, as_json=False)
     said = capsys.readouterr().out
     lines = {line.partition(":")[0]: line for line in said.splitlines()}
-    assert "[held out from everything]" in lines["test"]
+    assert "[held out from training and every choice]" in lines["test"]
     assert "[chose the weights; chose the threshold]" in lines["validation"]
     assert "[fitted to]" in lines["train"]
     assert "AUC of seeds, test patients: mean" in said

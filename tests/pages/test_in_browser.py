@@ -332,6 +332,24 @@ def test_sorting__of_explained_patients_starts_with_the_highest_risk(opened: Ope
     assert known == sorted(known) and 1 < len(known) < len(effects)
 
 
+def test_status__names_of_failed_items_are_not_broken(opened: Opener) -> None:
+    tab = opened("status")
+    tab.set_viewport_size({"width": 640, "height": 800})
+    lines = """row => {
+        row.children[0].textContent = "windows";
+        row.children[1].textContent = "ct-" + "ABCDEFGH".repeat(8);
+        row.children[2].textContent = "ImageError: " + "a long reason ".repeat(30);
+        return [...row.children].map(cell => {
+            const text = document.createRange();
+            text.selectNodeContents(cell);
+            return new Set([...text.getClientRects()].map(line => line.top)).size;
+        });
+    }"""
+    stage, item, reason = tab.locator("#failures tbody tr").first.evaluate(lines)
+    assert (stage, item) == (1, 1)
+    assert reason > 1
+
+
 def test_status__enlarges_a_picture_by_click_and_by_keyboard(opened: Opener) -> None:
     tab = opened("status")
     button = tab.get_by_role("button", name="Enlarge slide-S2")
