@@ -330,7 +330,7 @@ class SplitSettings(Section):
     validation: Fraction = 0.2
     """Share of patients that choose the weights."""
     test: Fraction = 0.2
-    """Share of patients held out from training and every choice; 0: validation is the held-out part, as in the paper."""
+    """Share of patients held out from training and every choice; 0: validation is held out alone, as in the paper."""
     file: Path | None = None
     """A CSV with columns `patient` and `part` (train, validation, test) that takes the place of drawing one."""
     seed: int = 0
