@@ -10,28 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from packs import make_packed, write_store
-from quick_fits import ONE_EPOCH
+from quick_fits import ONE_EPOCH, store_and_run
 
 from mumo.errors import FitError
-from mumo.fusion import crossfit, train
+from mumo.fusion import crossfit
 from mumo.fusion.checkpoint import load_run
 from mumo.fusion.explain import Explainer
 from mumo.fusion.explained import VERSION, checks_as_json, curves_of, read_explained, says
 from mumo.fusion.predict import read_predictions
 
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("store") / "store"
-    write_store(path, make_packed(24, bags=4, lesions=3))
-    return path
-
-
-@pytest.fixture(scope="module")
-def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("run") / "run"
-    train.fit(store, path, ONE_EPOCH, device="cpu")
-    return path
+store, run = store_and_run(make_packed(24, bags=4, lesions=3))
 
 
 @pytest.fixture(scope="module")

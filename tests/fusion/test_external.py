@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from packs import make_packed, write_store
-from quick_fits import ONE_EPOCH
+from quick_fits import ONE_EPOCH, store_and_run
 
 from mumo.cli import main
 from mumo.errors import FitError
-from mumo.fusion import external, report, seeds, train
+from mumo.fusion import external, report, seeds
 from mumo.fusion.checkpoint import load_run, member_folders
 from mumo.fusion.external import cautions, validate
 from mumo.fusion.origin import differences, extraction_settings
@@ -27,18 +27,7 @@ from mumo.stores.records import Store
 COHORT = make_packed(24, bags=2, lesions=2)
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("store") / "store"
-    write_store(path, COHORT)
-    return path
-
-
-@pytest.fixture(scope="module")
-def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("run") / "run"
-    train.fit(store, path, ONE_EPOCH, device="cpu")
-    return path
+store, run = store_and_run(COHORT)
 
 
 def renamed(packed: Packed, *names: str) -> Packed:

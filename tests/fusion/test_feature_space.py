@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from packs import make_packed, write_store
-from quick_fits import quick_settings
+from quick_fits import quick_settings, store_and_run
 from sklearn.covariance import LedoitWolf
 
 from mumo.errors import FitError
-from mumo.fusion import feature_space, report, train
+from mumo.fusion import feature_space, report
 from mumo.fusion.external import validate
 from mumo.fusion.feature_space import FEWEST, FeatureSpace, distances, load_spaces, read_distances
 from mumo.fusion.pooling import patient_means, unit_features
@@ -26,18 +26,7 @@ from mumo.stores.packed import Packed
 COHORT = make_packed(80, bags=3, lesions=2)
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("store") / "store"
-    write_store(path, COHORT)
-    return path
-
-
-@pytest.fixture(scope="module")
-def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("run") / "run"
-    train.fit(store, path, quick_settings(), device="cpu")
-    return path
+store, run = store_and_run(COHORT, quick_settings())
 
 
 def others(shift: float) -> Packed:

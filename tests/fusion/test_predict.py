@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from packs import make_packed, without_images, write_clinical, write_store
-from quick_fits import ONE_EPOCH
+from quick_fits import ONE_EPOCH, store_and_run
 
 from mumo.errors import FitError
 from mumo.fusion import train
@@ -26,18 +26,7 @@ from mumo.stores.records import Store
 COHORT = make_packed(20, bags=2, lesions=2)
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("store") / "store"
-    write_store(path, COHORT)
-    return path
-
-
-@pytest.fixture(scope="module")
-def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("run") / "run"
-    train.fit(store, path, ONE_EPOCH, device="cpu")
-    return path
+store, run = store_and_run(COHORT)
 
 
 def renamed(packed: Packed, prefix: str) -> Packed:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from packs import make_packed, write_store
 
 from mumo.config import FitSettings, ModelSettings, Settings
+from mumo.fusion import train
+from mumo.stores.packed import Packed
 
 ONE_EPOCH = Settings(
     model=ModelSettings(width=16, heads=2, feed_forward=16),
@@ -29,3 +32,21 @@ def write_quick_store(folder: Path) -> Path:
     path = folder / "store"
     write_store(path, make_packed(40, signal=1.0, bags=1, lesions=1))
     return path
+
+
+def store_and_run(packed: Packed, settings: Settings = ONE_EPOCH) -> tuple[Any, Any]:
+    """Fixtures `store` and `run` of a module: a store of `packed`, and a run of `settings` on it."""
+
+    @pytest.fixture(scope="module")
+    def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        path = tmp_path_factory.mktemp("store") / "store"
+        write_store(path, packed)
+        return path
+
+    @pytest.fixture(scope="module")
+    def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        path = tmp_path_factory.mktemp("run") / "run"
+        train.fit(store, path, settings, device="cpu")
+        return path
+
+    return store, run

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import shapely.geometry
 from packs import make_packed, write_store
-from quick_fits import ONE_EPOCH
+from quick_fits import ONE_EPOCH, store_and_run
 
 from mumo.commands.explain.command import Options, write_explanations
 from mumo.commands.explain.lesions import backbone_of_run
@@ -30,18 +30,7 @@ PLAIN = Options(grad_cam=False)
 COHORT = make_packed(16, bags=5, lesions=2)
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("store") / "store"
-    write_store(path, COHORT)
-    return path
-
-
-@pytest.fixture(scope="module")
-def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("run") / "run"
-    train.fit(store, path, ONE_EPOCH, device="cpu")
-    return path
+store, run = store_and_run(COHORT)
 
 
 @pytest.fixture(scope="module")
